@@ -1,0 +1,192 @@
+//! Sixteen `f32` lanes in three widths of register, behind one private trait.
+//!
+//! Every operation is correctly rounded IEEE 754 on each lane alone, so the three implementations agree bit for bit
+//! and the kernels above need only one text.
+
+/// Sixteen lanes of `f32`.
+///
+/// # Safety
+/// All methods may be called only where the CPU has the implementation's features, and inline into a function that
+/// enables them. `load` and `store` take pointers valid for 16 values; no alignment is needed.
+pub(crate) trait Lanes: Copy {
+    /// Rows of a register tile: as many accumulators as fit the register file beside operands.
+    const TILE: usize;
+    unsafe fn splat(value: f32) -> Self;
+    unsafe fn load(from: *const f32) -> Self;
+    unsafe fn store(self, to: *mut f32);
+    unsafe fn mul(self, other: Self) -> Self;
+    /// `a × b + self`, rounded once.
+    unsafe fn fma(self, a: Self, b: Self) -> Self;
+    /// `−a × b + self`, rounded once.
+    unsafe fn fnma(self, a: Self, b: Self) -> Self;
+    /// Bit `l` is set where lane `l` of self ≥ other; a NaN compares false.
+    unsafe fn ge_mask(self, other: Self) -> u32;
+}
+
+/// The portable twin.
+#[derive(Clone, Copy)]
+pub(crate) struct Scalar([f32; 16]);
+
+impl Lanes for Scalar {
+    const TILE: usize = 4;
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        Self([value; 16])
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller gives 16 readable values; an array of f32 needs no more than f32's alignment, and
+        // `read_unaligned` not even that.
+        Self(unsafe { from.cast::<[f32; 16]>().read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller gives 16 writable values.
+        unsafe { to.cast::<[f32; 16]>().write_unaligned(self.0) }
+    }
+    #[inline(always)]
+    unsafe fn mul(mut self, other: Self) -> Self {
+        for (a, b) in self.0.iter_mut().zip(other.0) {
+            *a *= b;
+        }
+        self
+    }
+    #[inline(always)]
+    unsafe fn fma(mut self, a: Self, b: Self) -> Self {
+        for lane in 0..16 {
+            self.0[lane] = a.0[lane].mul_add(b.0[lane], self.0[lane]);
+        }
+        self
+    }
+    #[inline(always)]
+    unsafe fn fnma(mut self, a: Self, b: Self) -> Self {
+        for lane in 0..16 {
+            self.0[lane] = (-a.0[lane]).mul_add(b.0[lane], self.0[lane]);
+        }
+        self
+    }
+    #[inline(always)]
+    unsafe fn ge_mask(self, other: Self) -> u32 {
+        (0..16).fold(0, |mask, lane| mask | (u32::from(self.0[lane] >= other.0[lane]) << lane))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::{Avx2, Avx512};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    //! SAFETY of every block here: the trait's contract says that the features are there and the pointers valid; the
+    //! intrinsics used are the unaligned ones.
+    use super::Lanes;
+    use std::arch::x86_64::{
+        __m256, __m512, _CMP_GE_OQ, _mm256_cmp_ps, _mm256_fmadd_ps, _mm256_fnmadd_ps, _mm256_loadu_ps,
+        _mm256_movemask_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps,
+        _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_storeu_ps,
+    };
+
+    /// Two 256-bit registers; a tile of 6 uses 12 accumulators of the 16 registers.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx2(__m256, __m256);
+
+    impl Lanes for Avx2 {
+        const TILE: usize = 6;
+        #[inline(always)]
+        unsafe fn splat(value: f32) -> Self {
+            let register = unsafe { _mm256_set1_ps(value) };
+            Self(register, register)
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            unsafe { Self(_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))) }
+        }
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            unsafe {
+                _mm256_storeu_ps(to, self.0);
+                _mm256_storeu_ps(to.add(8), self.1);
+            }
+        }
+        #[inline(always)]
+        unsafe fn mul(self, other: Self) -> Self {
+            unsafe { Self(_mm256_mul_ps(self.0, other.0), _mm256_mul_ps(self.1, other.1)) }
+        }
+        #[inline(always)]
+        unsafe fn fma(self, a: Self, b: Self) -> Self {
+            unsafe { Self(_mm256_fmadd_ps(a.0, b.0, self.0), _mm256_fmadd_ps(a.1, b.1, self.1)) }
+        }
+        #[inline(always)]
+        unsafe fn fnma(self, a: Self, b: Self) -> Self {
+            unsafe { Self(_mm256_fnmadd_ps(a.0, b.0, self.0), _mm256_fnmadd_ps(a.1, b.1, self.1)) }
+        }
+        #[inline(always)]
+        unsafe fn ge_mask(self, other: Self) -> u32 {
+            let (low, high) = unsafe {
+                (
+                    _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(self.0, other.0)),
+                    _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_GE_OQ>(self.1, other.1)),
+                )
+            };
+            low.cast_unsigned() | (high.cast_unsigned() << 8)
+        }
+    }
+
+    /// One 512-bit register; a tile of 12 hides the latency of the multiply-add.
+    #[derive(Clone, Copy)]
+    pub(crate) struct Avx512(__m512);
+
+    impl Lanes for Avx512 {
+        const TILE: usize = 12;
+        #[inline(always)]
+        unsafe fn splat(value: f32) -> Self {
+            Self(unsafe { _mm512_set1_ps(value) })
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self {
+            Self(unsafe { _mm512_loadu_ps(from) })
+        }
+        #[inline(always)]
+        unsafe fn store(self, to: *mut f32) {
+            unsafe { _mm512_storeu_ps(to, self.0) }
+        }
+        #[inline(always)]
+        unsafe fn mul(self, other: Self) -> Self {
+            Self(unsafe { _mm512_mul_ps(self.0, other.0) })
+        }
+        #[inline(always)]
+        unsafe fn fma(self, a: Self, b: Self) -> Self {
+            Self(unsafe { _mm512_fmadd_ps(a.0, b.0, self.0) })
+        }
+        #[inline(always)]
+        unsafe fn fnma(self, a: Self, b: Self) -> Self {
+            Self(unsafe { _mm512_fnmadd_ps(a.0, b.0, self.0) })
+        }
+        #[inline(always)]
+        unsafe fn ge_mask(self, other: Self) -> u32 {
+            u32::from(unsafe { _mm512_cmp_ps_mask::<_CMP_GE_OQ>(self.0, other.0) })
+        }
+    }
+}
+
+/// Calls `$tile::<$lanes, WIDTH>` for a run-time width of 1..=12, so that every tail keeps its accumulators in
+/// registers.
+macro_rules! with_tile_width {
+    ($width:expr, $tile:ident :: <$lanes:ident>($($arg:expr),* $(,)?)) => {
+        match $width {
+            1 => $tile::<$lanes, 1>($($arg),*),
+            2 => $tile::<$lanes, 2>($($arg),*),
+            3 => $tile::<$lanes, 3>($($arg),*),
+            4 => $tile::<$lanes, 4>($($arg),*),
+            5 => $tile::<$lanes, 5>($($arg),*),
+            6 => $tile::<$lanes, 6>($($arg),*),
+            7 => $tile::<$lanes, 7>($($arg),*),
+            8 => $tile::<$lanes, 8>($($arg),*),
+            9 => $tile::<$lanes, 9>($($arg),*),
+            10 => $tile::<$lanes, 10>($($arg),*),
+            11 => $tile::<$lanes, 11>($($arg),*),
+            12 => $tile::<$lanes, 12>($($arg),*),
+            _ => unreachable!("a tile has 1 to 12 rows"),
+        }
+    };
+}
+pub(crate) use with_tile_width;

@@ -1,0 +1,150 @@
+use super::{Values, bits, gamma, others, scalar};
+use crate::{BlockedFactors, BlockedView, K_MAX, LANES, Query, ScoreError, Scored, ShapeError, TopK, dot};
+use proptest::prelude::*;
+
+fn plain(user: &[f32], rows: &[f32], seeds: Option<&[f32]>) -> Vec<f32> {
+    let start = |item: usize| seeds.map_or(0.0, |seeds| seeds[item]);
+    rows.chunks_exact(user.len()).enumerate().map(|(item, row)| dot(start(item), user, row)).collect()
+}
+
+fn sorted_list(scores: &[f32], exclude: &[u32], k: usize) -> Vec<Scored> {
+    let mut list: Vec<Scored> = (0_u32..)
+        .zip(scores)
+        .filter(|(item, _)| !exclude.contains(item))
+        .filter_map(|(item, score)| Scored::new(item, *score))
+        .collect();
+    list.sort_unstable();
+    list.truncate(k);
+    list
+}
+
+#[test]
+fn every_length_and_start_gives_the_bits_of_the_plain_chain() {
+    let all: Vec<_> = others().into_iter().chain([scalar()]).collect();
+    for dim in 1..=2 * LANES + 1 {
+        for items in 0..=2 * LANES + 1 {
+            let mut values = Values::new((dim * 100 + items) as u64);
+            let rows = values.vec(items * dim);
+            let user = values.vec(dim);
+            let factors = BlockedFactors::from_rows(&rows, items, dim).unwrap();
+            let padded = factors.view().padded_items();
+            let seeds = values.vec(padded);
+            // The same blocks at an address that is not a multiple of 16, 32 or 64 bytes.
+            let mut moved = vec![0.0; 1 + padded * dim];
+            moved[1..].copy_from_slice(factors.view().values());
+            let moved = BlockedView::new(&moved[1..], items, dim).unwrap();
+            for start in [None, Some(seeds.as_slice())] {
+                let expected = plain(&user, &rows, start);
+                for kernels in &all {
+                    for view in [factors.view(), moved] {
+                        let mut out = start.map_or_else(|| vec![0.0; padded], <[f32]>::to_vec);
+                        kernels.scores(view, &user, &mut out).unwrap();
+                        assert_eq!(bits(&out[..items]), bits(&expected), "{kernels:?} {items} × {dim}");
+                        let query = Query { user: &user, seed: start, exclude: &[], k: 7 };
+                        let lists = kernels.score_top_k(view, &[query]).unwrap();
+                        assert_eq!(lists[0], sorted_list(&expected, &[], 7), "{kernels:?} {items} × {dim}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_batch_of_any_size_gives_each_query_its_own_answer() {
+    let (items, dim) = (1003, 19);
+    let mut values = Values::new(5);
+    let rows = values.vec(items * dim);
+    let factors = BlockedFactors::from_rows(&rows, items, dim).unwrap();
+    let users: Vec<Vec<f32>> = (0..75).map(|_| values.vec(dim)).collect();
+    let exclude: Vec<Vec<u32>> =
+        (0..75_u32).map(|u| (0..items as u32).filter(|i| (i + u) % 5 == 0).collect()).collect();
+    let queries: Vec<Query<'_>> = (0..75)
+        .map(|u| Query { user: &users[u], seed: None, exclude: &exclude[u], k: [0, 1, 20, 100, 1000][u % 5] })
+        .collect();
+    let expected: Vec<Vec<Scored>> =
+        queries.iter().map(|q| sorted_list(&plain(q.user, &rows, None), q.exclude, q.k)).collect();
+    for kernels in others().into_iter().chain([scalar()]) {
+        for size in (1..=2 * LANES + 1).chain([75]) {
+            let mut lists = Vec::new();
+            for batch in queries.chunks(size) {
+                lists.extend(kernels.score_top_k(factors.view(), batch).unwrap());
+            }
+            assert!(lists == expected, "{kernels:?}, batches of {size}");
+        }
+    }
+}
+
+#[test]
+fn the_chain_is_within_its_derived_bound_of_the_exact_sum() {
+    for dim in [1, 7, 64, 333, 1024] {
+        let mut values = Values::new(dim as u64);
+        let (user, item, start) = (values.vec(dim), values.vec(dim), values.next());
+        let products = || user.iter().zip(&item).map(|(a, b)| f64::from(*a) * f64::from(*b));
+        let exact = f64::from(start) + products().sum::<f64>();
+        let magnitude = f64::from(start.abs()) + products().map(f64::abs).sum::<f64>();
+        let error = (f64::from(dot(start, &user, &item)) - exact).abs();
+        assert!(error <= gamma(dim) * magnitude, "{dim}: {error}");
+    }
+}
+
+#[test]
+fn ties_go_to_the_lower_index_and_zero_has_one_sign() {
+    let rows = [0.0, -0.0, 1.0, 1.0, 0.0, -1.0];
+    let factors = BlockedFactors::from_rows(&rows, 6, 1).unwrap();
+    let query = Query { user: &[1.0], seed: None, exclude: &[], k: 5 };
+    for kernels in others().into_iter().chain([scalar()]) {
+        let list = &kernels.score_top_k(factors.view(), &[query]).unwrap()[0];
+        assert_eq!(list.iter().map(Scored::item).collect::<Vec<_>>(), [2, 3, 0, 1, 4]);
+        let negative = Query { user: &[-1.0], ..query };
+        let list = &kernels.score_top_k(factors.view(), &[negative]).unwrap()[0];
+        assert_eq!(list.iter().map(Scored::item).collect::<Vec<_>>(), [5, 0, 1, 4, 2]);
+    }
+}
+
+#[test]
+fn scores_that_overflow_keep_their_order_and_a_nan_seed_never_enters() {
+    let rows: Vec<f32> = (0..20).map(|i| if i % 3 == 0 { f32::MAX } else { -f32::MAX }).collect();
+    let factors = BlockedFactors::from_rows(&rows, 20, 1).unwrap();
+    let mut seed = vec![0.0; 32];
+    seed[3] = f32::NAN;
+    for kernels in others().into_iter().chain([scalar()]) {
+        let query = Query { user: &[2.0], seed: Some(&seed), exclude: &[], k: 20 };
+        let list = &kernels.score_top_k(factors.view(), &[query]).unwrap()[0];
+        let order: Vec<u32> = list.iter().map(Scored::item).collect();
+        assert_eq!(order, [0, 6, 9, 12, 15, 18, 1, 2, 4, 5, 7, 8, 10, 11, 13, 14, 16, 17, 19]);
+        assert!(list[0].score().is_infinite());
+        let short = &kernels.score_top_k(factors.view(), &[Query { k: 2, ..query }]).unwrap()[0];
+        assert_eq!(short.iter().map(Scored::item).collect::<Vec<_>>(), [0, 6]);
+    }
+}
+
+#[test]
+fn what_cannot_be_scored_is_refused_with_its_place() {
+    let factors = BlockedFactors::from_rows(&[1.0; 6], 3, 2).unwrap();
+    let good = Query { user: &[1.0, 2.0], seed: None, exclude: &[], k: 1 };
+    let ask = |query| scalar().score_top_k(factors.view(), &[good, query]).unwrap_err();
+    assert_eq!(ask(Query { user: &[1.0], ..good }), ScoreError::Dimensions { query: 1, expected: 2, found: 1 });
+    assert_eq!(ask(Query { user: &[1.0, f32::NAN], ..good }), ScoreError::NotFinite { query: 1 });
+    assert_eq!(ask(Query { seed: Some(&[0.0; 3]), ..good }), ScoreError::Seed { query: 1, expected: 16, found: 3 });
+    assert_eq!(ask(Query { exclude: &[2, 1], ..good }), ScoreError::Exclude { query: 1 });
+    assert_eq!(ask(Query { k: K_MAX + 1, ..good }), ScoreError::TooMany { query: 1, k: K_MAX + 1 });
+    assert_eq!(BlockedFactors::from_rows(&[1.0, 2.0, f32::INFINITY, 0.0], 2, 2), Err(ShapeError::NotFinite { row: 1 }));
+    assert_eq!(BlockedFactors::from_rows(&[], 0, 1025), Err(ShapeError::Dimensions { dim: 1025 }));
+    let blocks = [0.0, 0.0, f32::NAN].into_iter().chain([0.0; 29]).collect::<Vec<f32>>();
+    assert_eq!(BlockedView::new(&blocks, 5, 2).unwrap().first_not_finite(), Some(2));
+}
+
+proptest! {
+    #[test]
+    fn top_k_is_the_head_of_the_sorted_scores(
+        scores in proptest::collection::vec(prop_oneof![Just(0.0_f32), Just(-0.0), -2.0_f32..2.0, Just(f32::INFINITY)], 0..200),
+        k in 0_usize..50,
+    ) {
+        let mut best = TopK::new(k);
+        for (item, score) in (0_u32..).zip(&scores) {
+            best.offer(item, *score);
+        }
+        prop_assert_eq!(best.into_sorted(), sorted_list(&scores, &[], k));
+    }
+}
