@@ -1,0 +1,109 @@
+//! The delivered record. Its id is a pure function of stream, user, event and trigger, so a reader (or
+//! Firehose's at-least-once delivery) can drop repeats; where it came from (shard, sequence number, snapshot
+//! and overlay version) are fields.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{EventKey, HistoryKey, recommendation_hash};
+
+/// What caused a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trigger {
+    /// One event, scored with the history as of that event.
+    Event,
+    /// The last of a user's events in one cut.
+    User,
+}
+
+impl Trigger {
+    const fn as_bytes(self) -> &'static [u8] {
+        match self {
+            Self::Event => b"event",
+            Self::User => b"user",
+        }
+    }
+}
+
+/// One recommended item.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RecommendedItem {
+    /// External item id.
+    pub item_id: String,
+    /// The model's score; comparable within one list only.
+    pub score: f32,
+}
+
+/// One delivered recommendation list.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Recommendation {
+    /// Deterministic id: 32 hexadecimal digits.
+    pub recommendation_id: String,
+    /// The user, if known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub user_id: Option<String>,
+    /// The session, if the user is unknown.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub session_id: Option<String>,
+    /// The triggering event: its producer's id, or the derived key in hexadecimal.
+    pub event_id: String,
+    /// Type of the triggering event.
+    pub event_type: String,
+    /// Item of the triggering event.
+    pub event_item_id: String,
+    /// Event time, milliseconds since 1970.
+    pub event_time_ms: i64,
+    /// Arrival in the stream, milliseconds since 1970.
+    pub arrival_time_ms: i64,
+    /// What caused the list.
+    pub trigger: Trigger,
+    /// The shard that carried the event.
+    pub shard_id: String,
+    /// Its sequence number there.
+    pub sequence_number: String,
+    /// Version of the snapshot that scored.
+    pub snapshot_version: String,
+    /// Version of the overlay that applied.
+    pub overlay_version: String,
+    /// The list, best first.
+    pub items: Vec<RecommendedItem>,
+}
+
+/// The id of the list that `event` of class `class` triggers for the owner of `key` in the stream `namespace`.
+///
+/// The class is part of the id because it is part of an event's identity (see [`crate::history`]).
+pub fn recommendation_id(namespace: &str, key: &HistoryKey, class: &str, event: EventKey, trigger: Trigger) -> String {
+    let hash = recommendation_hash(&[
+        namespace.as_bytes(),
+        &key.to_bytes(),
+        class.as_bytes(),
+        &event.0.to_le_bytes(),
+        trigger.as_bytes(),
+    ]);
+    format!("{hash:032x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_frozen_and_tell_everything_apart() {
+        let user = HistoryKey::User("u1".into());
+        let id = |ns: &str, key: &HistoryKey, class: &str, event: u64, trigger| {
+            recommendation_id(ns, key, class, EventKey(event), trigger)
+        };
+        let base = id("s-1", &user, "view", 1, Trigger::Event);
+        assert_eq!(base, "0a0a94e5b2a7db402af2675c1e2e6afe");
+        let others = [
+            id("s-2", &user, "view", 1, Trigger::Event),
+            id("s-1", &HistoryKey::Session("u1".into()), "view", 1, Trigger::Event),
+            id("s-1", &user, "purchase", 1, Trigger::Event),
+            id("s-1", &user, "view", 2, Trigger::Event),
+            id("s-1", &user, "view", 1, Trigger::User),
+        ];
+        assert!(others.iter().all(|other| *other != base));
+    }
+}
