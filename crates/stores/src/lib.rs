@@ -3,8 +3,10 @@
 //!
 //! - [`lake`]: objects under paths, in a folder or in S3; create-only writes are what makes
 //!   delivery exactly-once.
+//! - [`registry`]: published model snapshots and the numbered pointers that say which is current.
 
 pub mod lake;
+pub mod registry;
 
 mod kind;
 
