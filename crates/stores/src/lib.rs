@@ -4,9 +4,13 @@
 //! - [`lake`]: objects under paths, in a folder or in S3; create-only writes are what makes
 //!   delivery exactly-once.
 //! - [`registry`]: published model snapshots and the numbered pointers that say which is current.
+//! - [`vectors`]: embeddings with metadata; similar items by an HNSW index on LMDB.
 
+pub mod history_file;
 pub mod lake;
 pub mod registry;
+pub mod state;
+pub mod vectors;
 
 mod kind;
 
