@@ -1,0 +1,253 @@
+//! Item neighbours: which items the users of an item share.
+//!
+//! With `x_ui = √c_ui` (the square root tames heavy repeat buyers and keeps binary data as it is), `n_u = Σ_i x_ui²`
+//! and `q_i = Σ_u x_ui² / n_u^γ`,
+//!
+//! ```text
+//!   sim(j → i) = Σ_u (x_uj x_ui / n_u^γ) / (q_j^(1−β) q_i^β + s)
+//! ```
+//!
+//! where `β` is the popularity exponent (½ is the cosine; more holds popular items back), `γ` the user exponent (how
+//! much a busy user's pairs count less) and `s` the shrinkage, which distrusts pairs seen by few. Only a user's
+//! `row_cap` heaviest items count, which bounds the work of one user by `row_cap²`. Each item keeps its `K` best.
+
+use crate::interactions::{Interactions, InteractionsError};
+use crate::portable::pow;
+use anabranch_kernels::{Scored, TopK};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// How neighbours are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NeighboursSettings {
+    /// `K`, neighbours kept for each item, 1 to 1000.
+    pub count: usize,
+    /// `s` ≥ 0.
+    pub shrinkage: f64,
+    /// `β`, 0 to 1.
+    pub popularity_exponent: f64,
+    /// `γ`, 0 to 1.
+    pub user_exponent: f64,
+    /// Items of one user that count, at least 1.
+    pub row_cap: usize,
+}
+
+impl Default for NeighboursSettings {
+    fn default() -> Self {
+        Self { count: 100, shrinkage: 1.0, popularity_exponent: 0.5, user_exponent: 0.5, row_cap: 1000 }
+    }
+}
+
+/// Why there are no neighbours.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NeighboursError {
+    /// A setting is out of range.
+    #[error("neighbour setting {name} is {value}: {remedy}")]
+    Setting {
+        /// The field's name.
+        name: &'static str,
+        /// Its value.
+        value: f64,
+        /// What it may be.
+        remedy: &'static str,
+    },
+    /// Too many users.
+    #[error(transparent)]
+    Interactions(#[from] InteractionsError),
+}
+
+/// The neighbours of each item, best first.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Neighbours {
+    /// One entry per item and one more.
+    pub offsets: Vec<u64>,
+    /// Neighbour indices.
+    pub items: Vec<u32>,
+    /// Their similarities, descending for each item; positive and finite.
+    pub scores: Vec<f32>,
+}
+
+impl Neighbours {
+    /// The neighbours of `item` and their similarities.
+    pub fn of(&self, item: usize) -> (&[u32], &[f32]) {
+        let range = self.offsets[item] as usize..self.offsets[item + 1] as usize;
+        (&self.items[range.clone()], &self.scores[range])
+    }
+}
+
+/// Computes the neighbours of every item on all cores.
+///
+/// Memory: the result (`items × K × 8` bytes), the capped matrix twice, and `items × 8` bytes for each thread. Sums
+/// run over users ascending, so the number of threads cannot change a bit.
+pub fn neighbours(interactions: &Interactions, settings: &NeighboursSettings) -> Result<Neighbours, NeighboursError> {
+    check(settings)?;
+    let capped = cap(interactions, settings.row_cap)?;
+    let by_item = capped.transpose()?;
+    // 1 / n_u^γ, with n_u = Σ c because x² = c.
+    let scales: Vec<f32> = capped
+        .rows()
+        .map(|row| {
+            let sum: f64 = row.weights.iter().map(|weight| f64::from(*weight)).sum();
+            if row.is_empty() { 0.0 } else { pow(sum, -settings.user_exponent) as f32 }
+        })
+        .collect();
+    let squares: Vec<f64> = by_item
+        .rows()
+        .map(|users| users.entries().map(|(user, weight)| f64::from(weight) * f64::from(scales[user as usize])).sum())
+        .collect();
+    let power = |exponent: f64| -> Vec<f64> {
+        squares.iter().map(|square| if *square > 0.0 { pow(*square, exponent) } else { 0.0 }).collect()
+    };
+    let (as_source, as_target) = (power(1.0 - settings.popularity_exponent), power(settings.popularity_exponent));
+
+    let lists: Vec<Vec<Scored>> = (0..by_item.users())
+        .into_par_iter()
+        .map_init(
+            || (vec![0.0_f32; by_item.users()], Vec::new()),
+            |(sums, touched), source| {
+                for (user, weight) in by_item.row(source).entries() {
+                    let left = weight.sqrt() * scales[user as usize];
+                    for (item, weight) in capped.row(user as usize).entries() {
+                        let sum = &mut sums[item as usize];
+                        if *sum == 0.0 {
+                            touched.push(item);
+                        }
+                        *sum += left * weight.sqrt();
+                    }
+                }
+                let mut best = TopK::new(settings.count);
+                for item in touched.drain(..) {
+                    let sum = std::mem::take(&mut sums[item as usize]);
+                    let norm = as_source[source] * as_target[item as usize] + settings.shrinkage;
+                    let score = (f64::from(sum) / norm) as f32;
+                    if item as usize != source && score > 0.0 && score.is_finite() {
+                        best.offer(item, score);
+                    }
+                }
+                best.into_sorted()
+            },
+        )
+        .collect();
+
+    let mut result = Neighbours { offsets: vec![0], ..Neighbours::default() };
+    for list in lists {
+        result.items.extend(list.iter().map(Scored::item));
+        result.scores.extend(list.iter().map(Scored::score));
+        result.offsets.push(result.items.len() as u64);
+    }
+    Ok(result)
+}
+
+fn check(settings: &NeighboursSettings) -> Result<(), NeighboursError> {
+    let unit = 0.0..=1.0;
+    let rules = [
+        ("count", settings.count as f64, (1..=1000).contains(&settings.count), "choose 1 to 1000"),
+        ("shrinkage", settings.shrinkage, (0.0..1e9).contains(&settings.shrinkage), "choose 0 to 1e9"),
+        (
+            "popularity_exponent",
+            settings.popularity_exponent,
+            unit.contains(&settings.popularity_exponent),
+            "choose 0 to 1",
+        ),
+        ("user_exponent", settings.user_exponent, unit.contains(&settings.user_exponent), "choose 0 to 1"),
+        ("row_cap", settings.row_cap as f64, settings.row_cap >= 1, "choose at least 1"),
+    ];
+    match rules.into_iter().find(|(_, _, good, _)| !good) {
+        Some((name, value, _, remedy)) => Err(NeighboursError::Setting { name, value, remedy }),
+        None => Ok(()),
+    }
+}
+
+/// Each row's `row_cap` heaviest entries, ties by index, in index order.
+fn cap(interactions: &Interactions, row_cap: usize) -> Result<Interactions, InteractionsError> {
+    let rows = interactions.rows().map(|row| {
+        let mut entries: Vec<(u32, f32)> = row.entries().collect();
+        if entries.len() > row_cap {
+            entries.select_nth_unstable_by(row_cap - 1, |a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            entries.truncate(row_cap);
+            entries.sort_unstable_by_key(|(item, _)| *item);
+        }
+        entries
+    });
+    Interactions::from_rows(interactions.items(), rows)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::{NeighboursError, NeighboursSettings, cap, neighbours};
+    use crate::Interactions;
+    use crate::testing::random_interactions;
+
+    #[test]
+    fn two_items_shared_by_hand() {
+        let rows = [vec![(0, 1.0), (1, 4.0)], vec![(0, 9.0)], vec![(1, 1.0), (2, 1.0)]];
+        let matrix = Interactions::from_rows(4, rows).unwrap();
+        let settings = NeighboursSettings { shrinkage: 0.0, user_exponent: 0.0, ..NeighboursSettings::default() };
+        let found = neighbours(&matrix, &settings).unwrap();
+        // x: u0 = (1, 2), u1 = (3), u2 = (·, 1, 1); q = (10, 5, 1).
+        assert_eq!(found.of(0).0, [1]);
+        assert!((found.of(0).1[0] - 2.0 / 50_f32.sqrt()).abs() < 1e-6);
+        assert_eq!(found.of(1).0, [2, 0]);
+        assert!((found.of(1).1[0] - 1.0 / 5_f32.sqrt()).abs() < 1e-6);
+        assert!(found.of(3).0.is_empty());
+        let shrunk = neighbours(&matrix, &NeighboursSettings { shrinkage: 2.0, ..settings }).unwrap();
+        assert!((shrunk.of(0).1[0] - 2.0 / (50_f32.sqrt() + 2.0)).abs() < 1e-6);
+        let scaled = neighbours(&matrix, &NeighboursSettings { user_exponent: 1.0, ..settings }).unwrap();
+        // n = (5, 9, 2): q0 = 1/5 + 1, q1 = 4/5 + 1/2, s01 = 2/5.
+        assert!((scaled.of(0).1[0] - 0.4 / (1.2_f32 * 1.3).sqrt()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn similarities_equal_the_dense_twin_on_any_number_of_threads() {
+        let matrix = random_interactions(60, 30, 8, 3);
+        let settings = NeighboursSettings { count: 5, popularity_exponent: 0.7, ..NeighboursSettings::default() };
+        let found = neighbours(&matrix, &settings).unwrap();
+        for threads in [1, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            assert_eq!(pool.install(|| neighbours(&matrix, &settings).unwrap()), found);
+        }
+        let dense: Vec<Vec<f64>> = matrix
+            .rows()
+            .map(|row| {
+                let mut out = vec![0.0; 30];
+                row.entries().for_each(|(item, weight)| out[item as usize] = f64::from(weight).sqrt());
+                out
+            })
+            .collect();
+        let norm = |row: &[f64]| row.iter().map(|x| x * x).sum::<f64>().powf(0.5).max(1e-9); // empty rows are 0 / 1e-9
+        let pair = |i: usize, j: usize| dense.iter().map(|row| row[i] * row[j] / norm(row)).sum::<f64>();
+        for source in 0..30 {
+            let mut expected: Vec<f64> = (0..30)
+                .filter(|item| *item != source && pair(source, *item) > 0.0)
+                .map(|item| pair(source, item) / (pair(source, source).powf(0.3) * pair(item, item).powf(0.7) + 1.0))
+                .collect();
+            expected.sort_by(|a, b| b.total_cmp(a));
+            expected.truncate(5);
+            let (items, scores) = found.of(source);
+            assert_eq!(scores.len(), expected.len());
+            assert!(!items.contains(&(source as u32)));
+            for (found, expected) in scores.iter().zip(expected) {
+                assert!((f64::from(*found) - expected).abs() < 1e-5 * expected, "{source}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_row_keeps_its_heaviest_entries() {
+        let rows = [vec![(0, 1.0), (1, 3.0), (2, 1.0), (3, 2.0)], vec![(1, 1.0)]];
+        let capped = cap(&Interactions::from_rows(4, rows).unwrap(), 3).unwrap();
+        assert_eq!(capped.row(0).items, [0, 1, 3]);
+        assert_eq!(capped.row(1).items, [1]);
+    }
+
+    #[test]
+    fn a_setting_out_of_range_is_named() {
+        let matrix = random_interactions(2, 2, 1, 1);
+        let settings = NeighboursSettings { popularity_exponent: f64::NAN, ..NeighboursSettings::default() };
+        let error = neighbours(&matrix, &settings).unwrap_err();
+        assert!(matches!(error, NeighboursError::Setting { name: "popularity_exponent", .. }));
+    }
+}

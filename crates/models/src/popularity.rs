@@ -1,0 +1,38 @@
+//! Popularity: the summed weight of each item.
+
+use crate::interactions::Interactions;
+use anabranch_kernels::Scored;
+
+/// Summed weight per item, added in row order in `f64` and rounded once.
+pub fn popularity(interactions: &Interactions) -> Vec<f32> {
+    let mut sums = vec![0.0_f64; interactions.items()];
+    for row in interactions.rows() {
+        for (item, weight) in row.entries() {
+            sums[item as usize] += f64::from(weight);
+        }
+    }
+    // A sum past f32 would be infinite; the largest finite value keeps it first.
+    sums.into_iter().map(|sum| (sum as f32).min(f32::MAX)).collect()
+}
+
+/// All items from the most popular to the least, ties by index.
+pub fn popularity_order(popularity: &[f32]) -> Vec<u32> {
+    let mut list: Vec<Scored> = (0..).zip(popularity).filter_map(|(item, score)| Scored::new(item, *score)).collect();
+    list.sort_unstable();
+    list.iter().map(Scored::item).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::{popularity, popularity_order};
+    use crate::Interactions;
+
+    #[test]
+    fn weights_add_up_and_ties_keep_the_index_order() {
+        let rows = [vec![(0, 1.0), (2, 2.0)], vec![(2, 0.5), (3, 2.5)], vec![]];
+        let found = popularity(&Interactions::from_rows(5, rows).unwrap());
+        assert_eq!(found, [1.0, 0.0, 2.5, 2.5, 0.0]);
+        assert_eq!(popularity_order(&found), [2, 3, 0, 1, 4]);
+    }
+}

@@ -1,0 +1,289 @@
+//! Recommendations: a pure function of (row, snapshot).
+//!
+//! The score of item `i` for a row `{(j, c_j)}` is
+//!
+//! ```text
+//!   p · pop_i / max pop  +  r · [i ∈ row] c_i / max_j c_j  +  n · Σ_j c_j sim(j → i) / Σ_j c_j  +  f · ⟨w, h_i⟩
+//! ```
+//!
+//! with `w` the row's fold-in and (p, r, n, f) the snapshot's [`Blend`]. The first three start the score's chain of
+//! multiply-adds, added in that order and in row order; the last continues it over the dimensions. An empty row gets
+//! `pop_i / max pop` alone. A list depends on neither the other queries of its batch, the number of threads nor the
+//! instruction set.
+
+mod blend;
+mod explain;
+
+#[cfg(test)]
+mod tests;
+
+pub use blend::{Blend, BlendError};
+pub use explain::{Explanation, Part, PartKind};
+
+use crate::ials::FoldInError;
+use crate::interactions::{RowFault, check_row};
+use crate::snapshot::Snapshot;
+use anabranch_kernels::{self as kernels, K_MAX, Kernels, NormalEquations, Rows, Scored};
+use rayon::prelude::*;
+use std::sync::Arc;
+
+/// Users scored together; beyond this the kernels split a batch anyway.
+const USERS_PER_BATCH: usize = 32;
+
+/// Seeds of one thread: 4 Mi values are 16 MiB, so a batch shrinks below 32 users past 131 thousand items.
+const SEED_VALUES_MAX: usize = 4 << 20;
+
+/// One question.
+#[derive(Debug, Clone, Copy)]
+pub struct Query<'a> {
+    /// The user's items with their weights, items ascending, weights positive and finite.
+    pub row: &'a [(u32, f32)],
+    /// Items that must not appear, ascending.
+    pub exclude: &'a [u32],
+    /// Length of the list, at most [`K_MAX`].
+    pub k: usize,
+}
+
+/// Why a query has no list. The others of its batch do.
+#[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecommendError {
+    /// An item is repeated, out of order or unknown.
+    #[error("item {item} of the row is repeated, out of order, or not below {item_count}")]
+    RowItem {
+        /// The index found.
+        item: u32,
+        /// Items of the snapshot.
+        item_count: usize,
+    },
+    /// A weight is not positive and finite.
+    #[error("item {item} of the row has weight {weight}, which is not positive and finite")]
+    RowWeight {
+        /// The item.
+        item: u32,
+        /// The weight found.
+        weight: f32,
+    },
+    /// The exclusions are not in ascending order.
+    #[error("exclusions must be sorted ascending")]
+    Exclude,
+    /// The list would be too long.
+    #[error("{k} items asked for, at most {K_MAX} are given")]
+    TooMany {
+        /// What was asked for.
+        k: usize,
+    },
+    /// The item to explain is unknown.
+    #[error("item {item} is not below {item_count}")]
+    UnknownItem {
+        /// The index asked for.
+        item: u32,
+        /// Items of the snapshot.
+        item_count: usize,
+    },
+    /// The row could not be folded in.
+    #[error(transparent)]
+    FoldIn(#[from] FoldInError),
+}
+
+/// The buffers of one thread. Makes repeated calls allocate only their lists.
+#[derive(Debug, Clone)]
+pub struct Scratch {
+    system: NormalEquations,
+    users: Vec<f32>,
+    seeds: Vec<f32>,
+}
+
+/// Answers queries from a snapshot.
+#[derive(Debug, Clone)]
+pub struct Recommender {
+    snapshot: Arc<Snapshot>,
+    kernels: Kernels,
+    /// Popularity over its greatest value, zero where nothing is popular; padded to whole blocks.
+    popular: Vec<f32>,
+}
+
+impl Recommender {
+    /// Prepares a snapshot: work proportional to its items, done once for each.
+    pub fn new(snapshot: Arc<Snapshot>, kernels: Kernels) -> Self {
+        let most = snapshot.popularity().iter().copied().fold(0.0_f32, f32::max);
+        let mut popular = vec![0.0; snapshot.item_factors().padded_items()];
+        if most > 0.0 {
+            for (to, from) in popular.iter_mut().zip(snapshot.popularity()) {
+                *to = from / most;
+            }
+        }
+        Self { snapshot, kernels, popular }
+    }
+
+    /// The snapshot that answers.
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
+
+    /// Buffers for one thread.
+    pub fn scratch(&self) -> Scratch {
+        let system =
+            NormalEquations::new(self.kernels, self.snapshot.dim()).expect("the snapshot's shape was verified");
+        Scratch { system, users: Vec::new(), seeds: Vec::new() }
+    }
+
+    /// The lists of a batch on this thread, in order; a query's error leaves the others alone.
+    pub fn recommend(&self, scratch: &mut Scratch, queries: &[Query<'_>]) -> Vec<Result<Vec<Scored>, RecommendError>> {
+        queries.chunks(self.batch_size()).flat_map(|batch| self.batch(scratch, batch)).collect()
+    }
+
+    /// The same on all cores.
+    pub fn recommend_parallel(&self, queries: &[Query<'_>]) -> Vec<Result<Vec<Scored>, RecommendError>> {
+        let share = queries.len().div_ceil(rayon::current_num_threads()).clamp(1, self.batch_size());
+        let lists: Vec<Vec<_>> = queries
+            .par_chunks(share)
+            .map_init(|| self.scratch(), |scratch, batch| self.batch(scratch, batch))
+            .collect();
+        lists.into_iter().flatten().collect()
+    }
+
+    /// The user's factors: `dim` values, zero for an empty row.
+    pub fn user_factors(&self, scratch: &mut Scratch, row: &[(u32, f32)]) -> Result<Vec<f32>, RecommendError> {
+        self.check_row(row)?;
+        let mut out = vec![0.0; self.snapshot.dim()];
+        self.fold_in(scratch, row, &mut out)?;
+        Ok(out)
+    }
+
+    fn fold_in(&self, scratch: &mut Scratch, row: &[(u32, f32)], out: &mut [f32]) -> Result<(), RecommendError> {
+        let rows = Rows::Blocked(self.snapshot.item_factors());
+        Ok(self.snapshot.fold_in().solve(&mut scratch.system, rows, row.iter().copied(), out)?)
+    }
+
+    fn batch_size(&self) -> usize {
+        (SEED_VALUES_MAX / self.popular.len()).clamp(1, USERS_PER_BATCH)
+    }
+
+    fn batch(&self, scratch: &mut Scratch, batch: &[Query<'_>]) -> Vec<Result<Vec<Scored>, RecommendError>> {
+        let (dim, padded) = (self.snapshot.dim(), self.popular.len());
+        let mut users = std::mem::take(&mut scratch.users);
+        let mut seeds = std::mem::take(&mut scratch.seeds);
+        users.resize(batch.len() * dim, 0.0);
+        seeds.resize(batch.len() * padded, 0.0);
+        let prepared: Vec<Result<(), RecommendError>> = batch
+            .iter()
+            .zip(users.chunks_exact_mut(dim))
+            .zip(seeds.chunks_exact_mut(padded))
+            .map(|((query, user), seed)| self.prepare(scratch, query, user, seed))
+            .collect();
+        let questions: Vec<kernels::Query<'_>> = (0..batch.len())
+            .filter(|position| prepared[*position].is_ok())
+            .map(|position| kernels::Query {
+                user: &users[position * dim..][..dim],
+                seed: Some(&seeds[position * padded..][..padded]),
+                exclude: batch[position].exclude,
+                k: batch[position].k,
+            })
+            .collect();
+        let lists = self
+            .kernels
+            .score_top_k(self.snapshot.item_factors(), &questions)
+            .expect("shapes, factors, exclusions and lengths were checked for each query");
+        drop(questions);
+        let mut lists = lists.into_iter();
+        let answers = prepared
+            .into_iter()
+            .map(|result| result.map(|()| lists.next().expect("there is a list for each good query")))
+            .collect();
+        (scratch.users, scratch.seeds) = (users, seeds);
+        answers
+    }
+
+    /// Checks a query and fills its factors (times the blend's weight) and seeds.
+    fn prepare(
+        &self,
+        scratch: &mut Scratch,
+        query: &Query<'_>,
+        user: &mut [f32],
+        seed: &mut [f32],
+    ) -> Result<(), RecommendError> {
+        if query.k > K_MAX {
+            return Err(RecommendError::TooMany { k: query.k });
+        }
+        if !query.exclude.is_sorted() {
+            return Err(RecommendError::Exclude);
+        }
+        self.check_row(query.row)?;
+        self.scaled_factors(scratch, query.row, user)?;
+        if query.row.is_empty() {
+            seed.copy_from_slice(&self.popular);
+            return Ok(());
+        }
+        let blend = self.blend();
+        for (seed, popular) in seed.iter_mut().zip(&self.popular) {
+            *seed = blend.popularity * popular;
+        }
+        let shares = Shares::of(query.row, blend);
+        for (item, weight) in query.row {
+            seed[*item as usize] += shares.history * weight;
+        }
+        if blend.neighbours > 0.0 {
+            for (item, weight) in query.row {
+                let factor = shares.neighbours * weight;
+                let (neighbours, scores) = self.snapshot.neighbours(*item);
+                for (neighbour, score) in neighbours.iter().zip(scores) {
+                    seed[*neighbour as usize] += factor * score;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The fold-in times the blend's weight of factors.
+    fn scaled_factors(
+        &self,
+        scratch: &mut Scratch,
+        row: &[(u32, f32)],
+        user: &mut [f32],
+    ) -> Result<(), RecommendError> {
+        let weight = self.blend().factors;
+        if row.is_empty() || weight == 0.0 {
+            user.fill(0.0);
+            return Ok(());
+        }
+        self.fold_in(scratch, row, user)?;
+        for value in user.iter_mut() {
+            *value *= weight;
+            if !value.is_finite() {
+                return Err(FoldInError::NotFinite.into());
+            }
+        }
+        Ok(())
+    }
+
+    fn blend(&self) -> &Blend {
+        &self.snapshot.meta().blend
+    }
+
+    fn check_row(&self, row: &[(u32, f32)]) -> Result<(), RecommendError> {
+        let item_count = self.snapshot.item_count();
+        check_row(row.iter().copied(), item_count).map_err(|fault| match fault {
+            RowFault::Item(item) => RecommendError::RowItem { item, item_count },
+            RowFault::Weight(item, weight) => RecommendError::RowWeight { item, weight },
+        })
+    }
+}
+
+/// What one unit of a row's weight is worth in the linear parts.
+struct Shares {
+    history: f32,
+    neighbours: f32,
+}
+
+impl Shares {
+    /// The row is not empty. Sums run in row order in `f64`, so a share is finite even where weights are huge.
+    fn of(row: &[(u32, f32)], blend: &Blend) -> Self {
+        let sum: f64 = row.iter().map(|(_, weight)| f64::from(*weight)).sum();
+        let most = row.iter().map(|(_, weight)| f64::from(*weight)).fold(0.0, f64::max);
+        Self {
+            history: (f64::from(blend.history) / most) as f32,
+            neighbours: (f64::from(blend.neighbours) / sum) as f32,
+        }
+    }
+}
