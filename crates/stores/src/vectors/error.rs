@@ -1,0 +1,132 @@
+//! The vector database's errors.
+
+use crate::ErrorKind;
+
+/// Why a vector store call failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VectorError {
+    /// A collection name or version is malformed.
+    #[error("{text:?} is no collection name or version: use 1 to 64 letters, digits, '-', '_' or '.'")]
+    BadName {
+        /// The text given.
+        text: String,
+    },
+    /// A record was refused, and with it its whole call.
+    #[error("record {id:?} was refused: {reason}; nothing was written")]
+    Refused {
+        /// The record's id.
+        id: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A record has the wrong dimension.
+    #[error("record {id:?} has {found} dimensions, its collection {expected}; nothing was written")]
+    Dimension {
+        /// The record's id.
+        id: String,
+        /// The collection's dimension.
+        expected: usize,
+        /// The record's.
+        found: usize,
+    },
+    /// A search was refused.
+    #[error("the search was refused: {reason}")]
+    BadSearch {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The collection does not exist.
+    #[error("no vectors {name:?} of version {version:?} are stored; publish that model's vectors first")]
+    UnknownCollection {
+        /// The collection's name.
+        name: String,
+        /// The version asked for.
+        version: String,
+    },
+    /// Another process writes here.
+    #[error("another process has the vector database in {folder} open for writing; stop it, or ask it instead")]
+    Locked {
+        /// The database's folder.
+        folder: String,
+    },
+    /// The database was opened for reading.
+    #[error("the vector database in {folder} was opened for reading only")]
+    ReadOnly {
+        /// The database's folder.
+        folder: String,
+    },
+    /// No database is in the folder.
+    #[error("no vector database is in {folder}")]
+    Missing {
+        /// The folder.
+        folder: String,
+    },
+    /// The map or the disk is full.
+    #[error(
+        "the vector database in {folder} is full ({detail}); free disk space or raise its map size, now {map_bytes} bytes"
+    )]
+    Full {
+        /// The database's folder.
+        folder: String,
+        /// The map size it was opened with.
+        map_bytes: usize,
+        /// What the database said.
+        detail: String,
+    },
+    /// All dense ids or collection slots were given out.
+    #[error("{what} are used up; drop old versions")]
+    UsedUp {
+        /// What ran out.
+        what: &'static str,
+    },
+    /// Written by a newer program.
+    #[error(
+        "the vector database in {folder} has format {found}, this program reads format {expected}; use a newer anabranch"
+    )]
+    Format {
+        /// The database's folder.
+        folder: String,
+        /// The format found.
+        found: String,
+        /// The format known.
+        expected: u32,
+    },
+    /// Stored bytes do not hold together.
+    #[error("the vector database in {folder} is damaged ({detail}); delete the folder and publish the vectors again")]
+    Corrupt {
+        /// The database's folder.
+        folder: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// The system or the database failed otherwise.
+    #[error("could not {action} the vector database in {folder}: {detail}")]
+    Backend {
+        /// What was tried.
+        action: &'static str,
+        /// The database's folder.
+        folder: String,
+        /// What the system or the database said.
+        detail: String,
+    },
+}
+
+impl VectorError {
+    /// What the caller should do.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::BadName { .. }
+            | Self::Refused { .. }
+            | Self::Dimension { .. }
+            | Self::BadSearch { .. }
+            | Self::ReadOnly { .. }
+            | Self::Format { .. } => ErrorKind::FixInput,
+            Self::UnknownCollection { .. } | Self::Missing { .. } => ErrorKind::NotFound,
+            Self::Locked { .. } => ErrorKind::Fenced,
+            Self::Full { .. } | Self::UsedUp { .. } => ErrorKind::Full,
+            Self::Corrupt { .. } => ErrorKind::Corrupt,
+            Self::Backend { .. } => ErrorKind::Retry,
+        }
+    }
+}
