@@ -9,6 +9,10 @@
 //! which candidates are looked at is approximate. Collections of at most
 //! [`EmbeddedOptions::exact_scan_max`] candidates (small ones, or narrow filters) are scanned
 //! exactly instead, as is everything without an index.
+//!
+//! Known limit: the graph's search does not stop among equal distances, so building over a group of
+//! n records with the same direction costs about n² comparisons. Groups of tens do no harm;
+//! thousands take minutes.
 
 mod layout;
 mod open;
