@@ -2,6 +2,8 @@
 //! Firehose's at-least-once delivery) can drop repeats; where it came from (shard, sequence number, snapshot
 //! and overlay version) are fields.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{EventKey, HistoryKey, recommendation_hash};
@@ -28,9 +30,9 @@ impl Trigger {
 /// One recommended item.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct RecommendedItem {
+pub struct RecommendedItem<'a> {
     /// External item id.
-    pub item_id: String,
+    pub item_id: Cow<'a, str>,
     /// The model's score; comparable within one list only.
     pub score: f32,
 }
@@ -38,21 +40,21 @@ pub struct RecommendedItem {
 /// One delivered recommendation list.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Recommendation {
+pub struct Recommendation<'a> {
     /// Deterministic id: 32 hexadecimal digits.
-    pub recommendation_id: String,
+    pub recommendation_id: Cow<'a, str>,
     /// The user, if known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub user_id: Option<String>,
+    pub user_id: Option<Cow<'a, str>>,
     /// The session, if the user is unknown.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub session_id: Option<String>,
+    pub session_id: Option<Cow<'a, str>>,
     /// The triggering event: its producer's id, or the derived key in hexadecimal.
-    pub event_id: String,
+    pub event_id: Cow<'a, str>,
     /// Type of the triggering event.
-    pub event_type: String,
+    pub event_type: Cow<'a, str>,
     /// Item of the triggering event.
-    pub event_item_id: String,
+    pub event_item_id: Cow<'a, str>,
     /// Event time, milliseconds since 1970.
     pub event_time_ms: i64,
     /// Arrival in the stream, milliseconds since 1970.
@@ -60,15 +62,15 @@ pub struct Recommendation {
     /// What caused the list.
     pub trigger: Trigger,
     /// The shard that carried the event.
-    pub shard_id: String,
+    pub shard_id: Cow<'a, str>,
     /// Its sequence number there.
-    pub sequence_number: String,
+    pub sequence_number: Cow<'a, str>,
     /// Version of the snapshot that scored.
-    pub snapshot_version: String,
+    pub snapshot_version: Cow<'a, str>,
     /// Version of the overlay that applied.
-    pub overlay_version: String,
+    pub overlay_version: Cow<'a, str>,
     /// The list, best first.
-    pub items: Vec<RecommendedItem>,
+    pub items: Vec<RecommendedItem<'a>>,
 }
 
 /// The id of the list that `event` of class `class` triggers for the owner of `key` in the stream `namespace`.

@@ -9,7 +9,9 @@ compile_error!("snapshots are little-endian files read in place");
 
 pub mod ials;
 mod interactions;
+pub mod learn;
 mod map;
+mod model;
 mod neighbours;
 mod popularity;
 mod portable;
@@ -21,6 +23,7 @@ mod testing;
 
 pub use anabranch_kernels::{Isa, K_MAX, Kernels, Scored};
 pub use interactions::{Interactions, InteractionsError, Row};
+pub use model::{Hide, Model, ModelError};
 pub use neighbours::{Neighbours, NeighboursError, NeighboursSettings, neighbours};
 pub use popularity::{popularity, popularity_order};
 pub use recommender::{Blend, BlendError, Explanation, Part, PartKind, Query, RecommendError, Recommender, Scratch};

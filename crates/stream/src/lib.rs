@@ -1,1 +1,40 @@
-//! stream
+//! The streaming arm: events from a durable log become recommendation lists in create-only objects, each exactly once.
+//!
+//! Read [`worker`] first: it is the story, one shard at a time.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`worker`] | the chain of cuts: read → transform → object → dead letters → histories and checkpoint; roll forward |
+//! | [`transform`] | what a batch of records does: decode → join → recommend; pure but for reading histories |
+//! | [`object`] | delivered objects: names, compression, the trailer that says what they cover |
+//! | [`ingest`] | acknowledged means synced: one appender groups waiting requests into one `fdatasync` |
+//! | [`running`] | a running stream: threads, model reload, retention, health, and the questions it answers |
+//! | [`replay`] | events from elsewhere (files) into the log, resumable to the record |
+//! | [`erase`] | forgetting in what the stream wrote: log records and dead letters |
+//! | [`shared`] | what the threads of one stream share |
+//! | [`settings`] | the `[stream]` settings |
+//! | [`clock`] | time as an argument |
+//!
+//! It promises: `accepted = delivered + superseded + duplicate + late` for every object and over all of them; two
+//! objects never cover the same record; a reader that lists objects sees committed lists only.
+//! It must never do what an event means (that is `events`) or speak HTTP or AWS (those are above).
+
+pub mod clock;
+pub mod erase;
+pub mod ingest;
+pub mod object;
+pub mod replay;
+pub mod running;
+pub mod settings;
+pub mod shared;
+pub mod transform;
+pub mod worker;
+
+#[cfg(test)]
+mod testing;
+
+pub use clock::Clock;
+pub use ingest::{Appended, IngestError, NewEvent};
+pub use object::Counts;
+pub use running::{RunningStream, StreamParts};
+pub use settings::{Compression, Mode, StreamSettings};

@@ -1,0 +1,415 @@
+//! A running stream: its threads, and the questions it answers while it runs.
+//!
+//! Threads: one worker a shard, one appender, one housekeeper (model reload, retention, free disk space). Each ends when
+//! the stream stops; a worker's failure stops the stream and is told by [`RunningStream::failure`].
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anabranch_events::{History, HistoryKey};
+use anabranch_models::{Hide, Kernels, Model, Query, RecommendError, Scored};
+use anabranch_stores::ErrorKind;
+use anabranch_stores::lake::LakeError;
+use anabranch_stores::registry::ModelRegistry;
+use anabranch_stores::state::StateError;
+use anabranch_stores::state::backup::BackupSummary;
+use anabranch_stores::state::erasures::Forgotten;
+use anabranch_stores::state::log::Retention;
+
+use crate::erase;
+use crate::ingest::{Appender, run_appender};
+use crate::shared::{Shared, SharedParts, lock};
+use crate::worker::{Step, Worker, WorkerError};
+
+/// How often the housekeeper looks around.
+const HOUSEKEEPING: Duration = Duration::from_millis(250);
+/// How often retention runs, in milliseconds.
+const TRIM_EVERY_MS: u64 = 10_000;
+
+/// Where newer models come from.
+#[derive(Debug)]
+pub struct ModelSource {
+    /// The registry.
+    pub registry: ModelRegistry,
+    /// Where snapshots of remote registries are downloaded to.
+    pub cache_folder: PathBuf,
+    /// The kernels that score.
+    pub kernels: Kernels,
+}
+
+impl ModelSource {
+    /// The current model, if it is not the one called `held`.
+    pub fn newer_than(&self, held: Option<&str>) -> Result<Option<Model>, String> {
+        let current = self.registry.current().map_err(|e| e.to_string())?;
+        for warning in &current.warnings {
+            tracing::warn!(warning, "a model pointer was passed over");
+        }
+        let Some(pointer) = current.pointer else { return Ok(None) };
+        let version = pointer.version.as_str();
+        if held == Some(version) {
+            return Ok(None);
+        }
+        let path = self.registry.local_snapshot(version, &self.cache_folder).map_err(|e| e.to_string())?;
+        Model::open(&path, version, self.kernels).map(Some).map_err(|e| e.to_string())
+    }
+}
+
+/// What a running stream is made of.
+#[derive(Debug)]
+pub struct StreamParts {
+    /// State, sink, settings, model, clock.
+    pub shared: SharedParts,
+    /// Where newer models come from; without it the first one stays.
+    pub models: Option<ModelSource>,
+}
+
+/// Why a stream does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting is out of range.
+    #[error("{0}")]
+    Setting(String),
+    /// The model does not fit the settings.
+    #[error(transparent)]
+    Model(#[from] anabranch_models::ModelError),
+    /// A shard did not recover.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    /// The sink does not answer.
+    #[error("{0}")]
+    Sink(String),
+    /// The state failed.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A thread could not be started.
+    #[error("starting a thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+impl StartError {
+    /// What the caller can do.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Setting(_) | Self::Model(_) => ErrorKind::FixInput,
+            Self::Worker(error) => error.kind(),
+            Self::State(error) => error.kind(),
+            Self::Sink(_) | Self::Thread(_) => ErrorKind::Retry,
+        }
+    }
+}
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// The state failed.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The sink failed.
+    #[error(transparent)]
+    Sink(#[from] LakeError),
+    /// The question cannot be answered by this model.
+    #[error(transparent)]
+    Recommend(#[from] RecommendError),
+    /// The stream stopped meanwhile.
+    #[error("the stream stopped: {0}")]
+    Stopped(String),
+}
+
+/// A list and what it was made from.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The list, best first.
+    pub items: Vec<Scored>,
+    /// The model that made it.
+    pub model: Arc<Model>,
+    /// The effective history.
+    pub history: History,
+    /// The history's known items and weights.
+    pub row: Vec<(u32, f32)>,
+}
+
+/// A running stream. Dropping it stops it without waiting for the open cuts.
+#[derive(Debug)]
+pub struct RunningStream {
+    shared: Arc<Shared>,
+    appender: Appender,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    failure: Arc<Mutex<Option<(String, ErrorKind)>>>,
+    flush: Arc<Mutex<Vec<u64>>>,
+    /// One erasure or backup at a time.
+    operating: Mutex<()>,
+}
+
+impl RunningStream {
+    /// Recovers every shard, then starts the threads.
+    pub fn start(parts: StreamParts) -> Result<Self, StartError> {
+        parts.shared.settings.check().map_err(StartError::Setting)?;
+        parts.shared.model.check_types(&parts.shared.types)?;
+        let shared = Arc::new(Shared::new(parts.shared));
+        let mut workers = Vec::new();
+        let mut last = 0;
+        for shard in 0..shared.shard_count() {
+            let mut worker = Worker::new(Arc::clone(&shared), shard);
+            if let Step::Stalled { .. } = worker.step()? {
+                return Err(StartError::Sink(shared.blocked().unwrap_or_default()));
+            }
+            last = last.max(worker.processed());
+            workers.push(worker);
+        }
+        if shared.state.is_restored() {
+            shared.state.finish_restore(last)?;
+        }
+        let (appender, inbox) = Appender::new(Arc::clone(&shared));
+        let stream = Self {
+            flush: Arc::new(Mutex::new(vec![0; workers.len()])),
+            failure: Arc::default(),
+            threads: Mutex::default(),
+            operating: Mutex::default(),
+            appender,
+            shared,
+        };
+        for (index, worker) in workers.into_iter().enumerate() {
+            let flush = Arc::clone(&stream.flush);
+            stream.spawn(&format!("shard-{index}"), move |shared| {
+                drive(worker, shared, &flush, index).map_err(|error| (error.to_string(), error.kind()))
+            })?;
+        }
+        stream.spawn("appender", move |shared| {
+            run_appender(shared, &inbox).map_err(|error| (error.to_string(), error.kind()))
+        })?;
+        stream.spawn("housekeeper", move |shared| {
+            keep_house(shared, parts.models.as_ref());
+            Ok(())
+        })?;
+        Ok(stream)
+    }
+
+    fn spawn(
+        &self,
+        name: &str,
+        work: impl FnOnce(&Arc<Shared>) -> Result<(), (String, ErrorKind)> + Send + 'static,
+    ) -> Result<(), StartError> {
+        let (shared, failure) = (Arc::clone(&self.shared), Arc::clone(&self.failure));
+        let thread_name = name.to_owned();
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let result =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&shared))).unwrap_or_else(|_| {
+                    Err((format!("thread {thread_name} broke an invariant; please report it"), ErrorKind::Bug))
+                });
+            if let Err((why, kind)) = result {
+                tracing::error!(thread = thread_name, why, "the stream stops");
+                shared.set_blocked("failure", Some(why.clone()));
+                lock(&failure).get_or_insert((why, kind));
+                shared.stop();
+            }
+        })?;
+        lock(&self.threads).push(thread);
+        Ok(())
+    }
+
+    /// What the threads share.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// The door for events.
+    pub const fn appender(&self) -> &Appender {
+        &self.appender
+    }
+
+    /// Why the stream stopped by itself, if it did.
+    pub fn failure(&self) -> Option<(String, ErrorKind)> {
+        lock(&self.failure).clone()
+    }
+
+    /// The list of `key`, from its effective history as it stands; the popular items if it has none.
+    pub fn recommend(&self, key: &HistoryKey, list_length: usize, hide: Option<Hide>) -> Result<Answer, AskError> {
+        let history = self.shared.effective(key)?.unwrap_or_default();
+        let model = self.shared.model();
+        let row = model.row(&history);
+        let hidden = model.hidden(&history, hide.unwrap_or(self.shared.settings.hide));
+        let mut scratch = model.recommender().scratch();
+        let query = Query { row: &row, exclude: &hidden, k: list_length };
+        let items = model.recommender().recommend(&mut scratch, &[query]).pop().unwrap_or(Ok(Vec::new()))?;
+        Ok(Answer { items, model, history, row })
+    }
+
+    /// Waits until every record that is in the log now is delivered and committed.
+    pub fn flush(&self) -> Result<(), AskError> {
+        let mut targets = Vec::new();
+        for shard in 0..self.shared.shard_count() {
+            targets.push(self.shared.state.newest(shard)?);
+        }
+        {
+            let mut flush = lock(&self.flush);
+            for (wanted, target) in flush.iter_mut().zip(&targets) {
+                *wanted = (*wanted).max(*target);
+            }
+        }
+        self.shared.wake_all();
+        loop {
+            let is_done = (0..self.shared.shard_count())
+                .zip(&targets)
+                .all(|(shard, target)| self.shared.status(shard).committed >= *target);
+            if is_done {
+                return Ok(());
+            }
+            if let Some((why, _)) = self.failure() {
+                return Err(AskError::Stopped(why));
+            }
+            if self.shared.is_stopping() {
+                return Err(AskError::Stopped("it was asked to".to_owned()));
+            }
+            std::thread::park_timeout(Duration::from_millis(2));
+        }
+    }
+
+    /// Forgets the owner of `key`: state, uncommitted histories and dead letters. The lake and the vectors are the
+    /// caller's part. Returns what the state removed and how many dead letters went.
+    pub fn forget(&self, key: &HistoryKey) -> Result<(Forgotten, u64), AskError> {
+        let _one_at_a_time = lock(&self.operating);
+        // Dead letters of the open cuts come out first, so that they can be erased below.
+        self.flush()?;
+        let _still = self.shared.stand_still();
+        let newest = self.shared.effective(key)?.and_then(|history| history.newest_ms());
+        let floor_ms = newest.unwrap_or(i64::MIN).max(self.shared.clock.now_ms());
+        let forgotten = self.shared.state.forget(key, floor_ms, &self.shared.types, &erase::without)?;
+        let owners: BTreeSet<HistoryKey> = forgotten.keys.iter().cloned().collect();
+        for shard in 0..self.shared.shard_count() {
+            let mut dirty = self.shared.dirty(shard);
+            for owner in &owners {
+                if let Some(held) = dirty.get_mut(owner) {
+                    held.history.erase(floor_ms);
+                }
+            }
+        }
+        let letters =
+            erase::erase_dead_letters(&*self.shared.sink, "dead-letters", &owners, self.shared.settings.compression)?;
+        Ok((forgotten, letters))
+    }
+
+    /// Writes a consistent backup of the state while everything goes on.
+    pub fn backup(&self, out: impl Write) -> Result<BackupSummary, AskError> {
+        let _one_at_a_time = lock(&self.operating);
+        Ok(self.shared.state.backup(out)?)
+    }
+
+    /// Commits the open cuts, then ends every thread.
+    pub fn stop(self) -> Result<(), AskError> {
+        let flushed = if self.shared.is_stopping() { Ok(()) } else { self.flush() };
+        self.end_threads();
+        match self.failure() {
+            Some((why, _)) => Err(AskError::Stopped(why)),
+            None => flushed,
+        }
+    }
+
+    fn end_threads(&self) {
+        self.shared.stop();
+        for thread in lock(&self.threads).drain(..) {
+            // A panic inside was caught and told by `failure`.
+            drop(thread.join());
+        }
+    }
+}
+
+impl Drop for RunningStream {
+    fn drop(&mut self) {
+        self.end_threads();
+    }
+}
+
+fn drive(mut worker: Worker, shared: &Arc<Shared>, flush: &Mutex<Vec<u64>>, index: usize) -> Result<(), WorkerError> {
+    let shard = index as u32;
+    while !shared.is_stopping() {
+        let flush_to = lock(flush)[index];
+        if flush_to > shared.status(shard).committed {
+            // Read on to the wanted record first; then cut.
+            if worker.processed() >= flush_to {
+                worker.flush();
+            }
+        }
+        match worker.step()? {
+            Step::Worked => {}
+            Step::Idle { wait_ms } => shared.wait_for(shard, worker.processed(), Duration::from_millis(wait_ms)),
+            Step::Stalled { wait_ms } => shared.wait_for(shard, u64::MAX, Duration::from_millis(wait_ms)),
+        }
+    }
+    Ok(())
+}
+
+fn keep_house(shared: &Arc<Shared>, models: Option<&ModelSource>) {
+    let mut trimmed_us = 0;
+    let mut polled_us = shared.clock.monotonic_us();
+    while !shared.is_stopping() {
+        check_disk(shared);
+        let now_us = shared.clock.monotonic_us();
+        if now_us.saturating_sub(trimmed_us) >= TRIM_EVERY_MS * 1000 || trimmed_us == 0 {
+            trimmed_us = now_us;
+            trim(shared);
+        }
+        if let Some(models) = models
+            && now_us.saturating_sub(polled_us) >= shared.settings.model_poll_ms * 1000
+        {
+            polled_us = now_us;
+            reload(shared, models);
+        }
+        let wait = HOUSEKEEPING.min(Duration::from_millis(shared.settings.model_poll_ms));
+        std::thread::park_timeout(wait);
+    }
+}
+
+/// Stops input while the disk has less free space than the settings ask for: a full disk would poison the log.
+fn check_disk(shared: &Shared) {
+    let free = rustix::fs::statvfs(shared.state.path()).map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize));
+    match free {
+        Ok(free) if free < shared.settings.disk_free_bytes_min => {
+            let why = format!(
+                "the disk of {} has {} MB free, less than disk_free_bytes_min ({} MB): make room",
+                shared.state.path().display(),
+                free >> 20,
+                shared.settings.disk_free_bytes_min >> 20
+            );
+            shared.set_blocked("disk", Some(why));
+        }
+        Ok(_) => shared.set_blocked("disk", None),
+        Err(error) => tracing::warn!(%error, "free disk space is unknown"),
+    }
+}
+
+fn trim(shared: &Shared) {
+    let settings = &shared.settings;
+    let kept_ms = i64::try_from(settings.retention_hours.saturating_mul(3_600_000)).unwrap_or(i64::MAX);
+    let retention =
+        Retention { oldest_ms: shared.clock.now_ms().saturating_sub(kept_ms), bytes_max: settings.retention_bytes };
+    match shared.state.trim(retention) {
+        Ok(trimmed) if trimmed.is_full => shared.set_blocked(
+            "log",
+            Some(format!(
+                "the log holds {} MB that are not delivered yet, more than retention_bytes allows",
+                trimmed.bytes_kept >> 20
+            )),
+        ),
+        Ok(_) => shared.set_blocked("log", None),
+        Err(error) => tracing::error!(%error, "retention failed; it is tried again"),
+    }
+}
+
+fn reload(shared: &Shared, models: &ModelSource) {
+    let held = shared.model();
+    match models.newer_than(Some(held.version())) {
+        Ok(Some(model)) => match model.check_types(&shared.types) {
+            Ok(()) => {
+                tracing::info!(version = model.version(), "a newer model serves");
+                shared.set_model(Arc::new(model));
+            }
+            Err(error) => tracing::error!(%error, "the promoted model does not fit; the old one goes on"),
+        },
+        Ok(None) => {}
+        Err(error) => tracing::error!(error, "the current model cannot be loaded; the old one goes on"),
+    }
+}

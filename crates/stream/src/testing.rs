@@ -1,0 +1,85 @@
+//! A small world for the tests of this crate: a trained model over twenty items, a clock that stands still.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use anabranch_events::{EventSettings, EventTypes};
+use anabranch_models::ials::IalsSettings;
+use anabranch_models::learn::{ItemIndex, LearnSettings, Provenance, learn};
+use anabranch_models::{Interactions, Kernels, Model, Snapshot};
+use anabranch_stores::lake::ObjectStore;
+use anabranch_stores::state::{Create, State};
+
+use crate::clock::Clock;
+use crate::settings::StreamSettings;
+use crate::shared::SharedParts;
+
+pub(crate) const NOW_MS: i64 = 1_700_000_000_000;
+
+#[derive(Debug)]
+pub(crate) struct TestClock(AtomicI64);
+
+impl TestClock {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self(AtomicI64::new(NOW_MS)))
+    }
+
+}
+
+impl Clock for TestClock {
+    fn now_ms(&self) -> i64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    fn monotonic_us(&self) -> u64 {
+        (self.now_ms() - NOW_MS) as u64 * 1000
+    }
+}
+
+pub(crate) fn events() -> EventSettings {
+    EventSettings::default()
+}
+
+pub(crate) fn types() -> EventTypes {
+    events().compile().unwrap()
+}
+
+/// Twenty items in four groups; thirty users who stay in their group.
+pub(crate) fn model() -> Arc<Model> {
+    let index = ItemIndex::new((0..20).map(|i| format!("i{i}")).collect()).unwrap();
+    let rows: Vec<Vec<(u32, f32)>> = (0..30_u32)
+        .map(|user| {
+            (0..20).filter(|item| item % 4 == user % 4 && (item + user) % 3 != 0).map(|item| (item, 1.0)).collect()
+        })
+        .collect();
+    let rows = Interactions::from_rows(20, rows).unwrap();
+    let settings = LearnSettings {
+        ials: IalsSettings { dim: 8, iterations: 4, ..IalsSettings::default() },
+        ..LearnSettings::default()
+    };
+    let provenance = Provenance { events: &events(), as_of_ms: NOW_MS, titles: &[], metrics: Default::default() };
+    let learned = learn(Kernels::best(), &rows, &index, &settings, &provenance, |_| {}).unwrap();
+    let snapshot = Arc::new(Snapshot::from_bytes(&learned.snapshot).unwrap());
+    Arc::new(Model::new(snapshot, "0123456789abcdef", Kernels::best()).unwrap())
+}
+
+pub(crate) fn state(path: &std::path::Path, shards: u32) -> Arc<State> {
+    let create = Create { name: "clicks".to_owned(), shards, now_ms: NOW_MS, secret: [7; 32] };
+    Arc::new(State::open(path, create).unwrap())
+}
+
+pub(crate) fn parts(
+    state: Arc<State>,
+    sink: Arc<dyn ObjectStore>,
+    clock: Arc<TestClock>,
+    settings: StreamSettings,
+) -> SharedParts {
+    let namespace = state.identity().namespace();
+    SharedParts { state, sink, types: types(), settings, namespace, model: model(), clock }
+}
+
+/// An event as a producer writes it.
+pub(crate) fn event(user: &str, item: &str, kind: &str, time_ms: i64) -> Vec<u8> {
+    format!(r#"{{"userId":"{user}","itemId":"{item}","eventType":"{kind}","sentAt":{time_ms}}}"#).into_bytes()
+}

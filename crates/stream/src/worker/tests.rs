@@ -1,0 +1,281 @@
+//! The chain of cuts under every crash and every failure of the sink: the same lists, each once.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anabranch_events::{Recommendation, codec};
+use anabranch_stores::lake::{MemoryStore, ObjectStore};
+use anabranch_stores::state::State;
+use anabranch_stores::state::log::{NewRecord, hash_key, shard_of};
+use proptest::prelude::*;
+
+use super::*;
+use crate::object::Counts;
+use crate::settings::{Mode, StreamSettings};
+use crate::testing::{self, NOW_MS, TestClock, event};
+
+fn settings(cut_records: usize) -> StreamSettings {
+    StreamSettings {
+        cut_records,
+        micro_batch_records: 3,
+        cut_after_ms: 10,
+        list_length: 5,
+        ..StreamSettings::default()
+    }
+}
+
+fn shared(state: Arc<State>, sink: Arc<dyn ObjectStore>, settings: StreamSettings) -> Arc<Shared> {
+    Arc::new(Shared::new(testing::parts(state, sink, TestClock::new(), settings)))
+}
+
+fn append(state: &State, events: &[(&str, Vec<u8>)]) {
+    let records: Vec<NewRecord<'_>> = events
+        .iter()
+        .enumerate()
+        .map(|(i, (key, data))| NewRecord {
+            shard: shard_of(hash_key(key), state.identity().shards),
+            partition_key: key,
+            data,
+            arrival_ms: NOW_MS + i as i64,
+        })
+        .collect();
+    state.append(&records, None).unwrap();
+}
+
+/// Steps until nothing is left, flushing the last cut.
+fn run_to_end(worker: &mut Worker) {
+    for _ in 0..10_000 {
+        match worker.step().unwrap() {
+            Step::Idle { .. } if worker.is_clean() => return,
+            Step::Idle { .. } => worker.flush(),
+            Step::Worked | Step::Stalled { .. } => {}
+        }
+    }
+    panic!("the worker makes no progress");
+}
+
+/// All delivered lines by id; a repeated id fails the test. Also the sum of the trailers' counts.
+fn delivered(sink: &dyn ObjectStore) -> (BTreeMap<String, Vec<u8>>, Counts) {
+    let mut lines_by_id = BTreeMap::new();
+    let mut counts = Counts::default();
+    let mut reach: BTreeMap<u32, u64> = BTreeMap::new();
+    for meta in sink.list("recommendations").unwrap() {
+        let (trailer, lines) = object::decode(meta.path.as_str(), &sink.get(&meta.path).unwrap()).unwrap();
+        assert!(trailer.counts.conserve(), "{:?}", trailer.counts);
+        assert_eq!(
+            reach.get(&trailer.shard).copied().unwrap_or(0),
+            trailer.after,
+            "the chain has no gap and no overlap"
+        );
+        reach.insert(trailer.shard, trailer.last);
+        counts.add(&trailer.counts);
+        for line in lines.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
+            let record: Recommendation<'_> = serde_json::from_slice(line).unwrap();
+            assert!(record.items.len() <= 5 && !record.items.is_empty());
+            let earlier = lines_by_id.insert(record.recommendation_id.to_string(), line.to_vec());
+            assert!(earlier.is_none(), "list {} was delivered twice", record.recommendation_id);
+        }
+    }
+    (lines_by_id, counts)
+}
+
+fn histories(state: &State) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let types = testing::types();
+    state.histories(&types).map(|s| s.unwrap()).map(|s| (s.key.to_bytes(), codec::encode(&s.history, &types))).collect()
+}
+
+fn some_events(count: usize) -> Vec<(String, Vec<u8>)> {
+    (0..count)
+        .map(|i| {
+            let user = format!("u{}", i * 7 % 5);
+            let kind = ["view", "cart", "purchase"][i % 3];
+            let data = match i % 11 {
+                9 => b"no json".to_vec(),
+                10 => event(&user, "i1", "view", NOW_MS - 5), // the same event again and again
+                _ => event(&user, &format!("i{}", i * 3 % 23), kind, NOW_MS + i as i64),
+            };
+            (user, data)
+        })
+        .collect()
+}
+
+fn append_all(state: &State, events: &[(String, Vec<u8>)]) {
+    let events: Vec<(&str, Vec<u8>)> = events.iter().map(|(key, data)| (key.as_str(), data.clone())).collect();
+    append(state, &events);
+}
+
+#[test]
+fn every_event_is_accounted_for_and_dead_letters_keep_the_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = testing::state(folder.path(), 1);
+    append_all(&state, &some_events(100));
+    let sink: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new());
+    let mut worker = Worker::new(shared(Arc::clone(&state), Arc::clone(&sink), settings(10)), 0);
+    run_to_end(&mut worker);
+    let (lists, counts) = delivered(&*sink);
+    assert_eq!(counts.records, 100);
+    assert_eq!(counts.rejected, 9);
+    assert_eq!(counts.accepted, 91);
+    assert_eq!(counts.delivered, lists.len() as u64);
+    assert!(counts.duplicate > 0, "{counts:?}");
+    let mut dead = 0;
+    for meta in sink.list("dead-letters").unwrap() {
+        let lines = object::decompress("d", &sink.get(&meta.path).unwrap(), 1 << 20).unwrap();
+        for line in lines.split(|&b| b == b'\n').filter(|l| !l.is_empty()) {
+            let letter: serde_json::Value = serde_json::from_slice(line).unwrap();
+            assert_eq!((letter["raw"].as_str(), letter["code"].as_str()), (Some("no json"), Some("unparsable")));
+            dead += 1;
+        }
+    }
+    assert_eq!(dead, 9);
+}
+
+#[test]
+fn micro_batches_and_cuts_do_not_change_a_list() {
+    let run = |cut_records, micro_batch_records| {
+        let folder = tempfile::tempdir().unwrap();
+        let state = testing::state(folder.path(), 1);
+        append_all(&state, &some_events(120));
+        let sink: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new());
+        let settings = StreamSettings { micro_batch_records, ..settings(cut_records) };
+        run_to_end(&mut Worker::new(shared(Arc::clone(&state), Arc::clone(&sink), settings), 0));
+        (delivered(&*sink).0, histories(&state))
+    };
+    let expected = run(1, 1);
+    assert_eq!(run(1000, 100), expected);
+    assert_eq!(run(7, 5), expected);
+}
+
+#[test]
+fn per_user_mode_makes_one_list_a_user_and_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = testing::state(folder.path(), 1);
+    append_all(&state, &some_events(100));
+    let sink: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new());
+    let settings = StreamSettings { mode: Mode::PerUser, micro_batch_records: 100, ..settings(1000) };
+    run_to_end(&mut Worker::new(shared(state, Arc::clone(&sink), settings), 0));
+    let (lists, counts) = delivered(&*sink);
+    assert_eq!(lists.len(), 5);
+    assert_eq!(counts.delivered, 5);
+    assert!(counts.superseded > 20 && counts.conserve());
+}
+
+/// A zombie: two workers on one shard, each with its own uncommitted state, stepping in turns.
+#[test]
+fn two_workers_at_once_neither_duplicate_nor_overlap() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = testing::state(folder.path(), 1);
+    append_all(&state, &some_events(100));
+    let sink: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new());
+    let new = |cut| Worker::new(shared(Arc::clone(&state), Arc::clone(&sink), settings(cut)), 0);
+    let (mut a, mut b) = (new(7), new(10));
+    for turn in 0..4000_usize {
+        let worker = if turn * turn % 7 < 3 { &mut a } else { &mut b };
+        if matches!(worker.step().unwrap(), Step::Idle { .. }) {
+            worker.flush();
+        }
+    }
+    run_to_end(&mut a);
+    run_to_end(&mut b);
+    let (lists, _) = delivered(&*sink);
+
+    let alone = tempfile::tempdir().unwrap();
+    let alone_state = testing::state(alone.path(), 1);
+    append_all(&alone_state, &some_events(100));
+    let alone_sink: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new());
+    run_to_end(&mut Worker::new(shared(Arc::clone(&alone_state), Arc::clone(&alone_sink), settings(10)), 0));
+    assert_eq!(lists, delivered(&*alone_sink).0);
+    assert_eq!(histories(&state), histories(&alone_state));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// The worker dies after any number of steps (its memory is lost, log and objects stay), again and again, while the
+    /// sink loses answers and refuses writes. In the end: the lists and histories of an undisturbed run.
+    #[test]
+    fn crashes_and_a_failing_sink_change_nothing(seed in any::<u64>(), lives in prop::collection::vec(1..25_usize, 1..12)) {
+        use anabranch_stores::lake::{FaultPlan, FaultyStore};
+        let events = some_events(80);
+        let undisturbed = {
+            let folder = tempfile::tempdir().unwrap();
+            let state = testing::state(folder.path(), 1);
+            append_all(&state, &events);
+            let sink: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new());
+            run_to_end(&mut Worker::new(shared(Arc::clone(&state), Arc::clone(&sink), settings(9)), 0));
+            (delivered(&*sink).0, histories(&state))
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let state = testing::state(folder.path(), 1);
+        append_all(&state, &events);
+        let sink = Arc::new(MemoryStore::new());
+        for (life, steps) in lives.iter().enumerate() {
+            let plan = FaultPlan {
+                seed: seed ^ life as u64,
+                before_per_mille: 200,
+                after_per_mille: 200,
+                full_per_mille: 50,
+                ..FaultPlan::default()
+            };
+            let faulty: Arc<dyn ObjectStore> = Arc::new(FaultyStore::new(Arc::clone(&sink), plan));
+            let mut worker = Worker::new(shared(Arc::clone(&state), faulty, settings(9)), 0);
+            for _ in 0..*steps {
+                if matches!(worker.step().unwrap(), Step::Idle { .. }) {
+                    worker.flush();
+                }
+            }
+        }
+        let calm: Arc<dyn ObjectStore> = Arc::clone(&sink) as Arc<dyn ObjectStore>;
+        run_to_end(&mut Worker::new(shared(Arc::clone(&state), calm, settings(9)), 0));
+        prop_assert_eq!(delivered(&*sink).0, undisturbed.0);
+        prop_assert_eq!(histories(&state), undisturbed.1);
+    }
+}
+
+#[test]
+fn a_changed_compression_still_finds_the_chain() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = testing::state(folder.path(), 1);
+    append_all(&state, &some_events(40));
+    let sink: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new());
+    let mut first = Worker::new(shared(Arc::clone(&state), Arc::clone(&sink), settings(10)), 0);
+    // Until an object is out whose histories are not committed: the moment before the commit.
+    while !matches!(&first.phase, Phase::Delivering(_)) {
+        first.step().unwrap();
+    }
+    let Phase::Delivering(cut) = &first.phase else { unreachable!() };
+    assert_eq!(sink.put_new(&cut.object, &cut.bytes).unwrap(), PutOutcome::Created);
+    drop(first);
+    let gzip = StreamSettings { compression: crate::settings::Compression::Gzip, ..settings(10) };
+    run_to_end(&mut Worker::new(shared(state, Arc::clone(&sink), gzip), 0));
+    delivered(&*sink);
+}
+
+#[test]
+fn a_sink_that_fails_stops_input_and_says_why() {
+    use anabranch_stores::lake::{Fault, FaultPlan, FaultyStore, Operation};
+    let folder = tempfile::tempdir().unwrap();
+    let state = testing::state(folder.path(), 1);
+    append_all(&state, &some_events(20));
+    let sink = Arc::new(MemoryStore::new());
+    let scripted = [(Operation::PutNew, Fault::Full), (Operation::PutNew, Fault::Before)].into();
+    let plan = FaultPlan { scripted, ..FaultPlan::default() };
+    let faulty: Arc<dyn ObjectStore> = Arc::new(FaultyStore::new(Arc::clone(&sink), plan));
+    let shared = shared(state, faulty, settings(10));
+    let mut worker = Worker::new(Arc::clone(&shared), 0);
+    let mut stalls = 0;
+    for _ in 0..100 {
+        match worker.step().unwrap() {
+            Step::Stalled { .. } => {
+                stalls += 1;
+                assert!(shared.blocked().unwrap().contains("cannot deliver"));
+            }
+            Step::Idle { .. } => worker.flush(),
+            Step::Worked => {}
+        }
+    }
+    assert_eq!(stalls, 2);
+    assert_eq!(shared.blocked(), None);
+    assert_eq!(delivered(&*sink).1.records, 20);
+}
