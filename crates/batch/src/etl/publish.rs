@@ -1,0 +1,215 @@
+//! Publication: data files are content-addressed and created once; then one numbered, create-only manifest names them
+//! all. Until it stands, readers see the dataset before; once it stands, they see the new one; there is nothing between.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::{Mutex, PoisonError};
+
+use anabranch_stores::lake::{ObjectPath, ObjectStore, PutOutcome};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::report::EtlReport;
+use crate::BatchError;
+
+/// Version of the manifest's layout.
+pub(crate) const FORMAT: u32 = 1;
+/// Folder of the manifests.
+pub(crate) const MANIFESTS: &str = "manifests";
+/// Folders whose files belong to a manifest.
+const DATA_FOLDERS: [&str; 5] = ["interactions", "catalog", "users", "histories", "quarantine"];
+
+/// One data file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct DataFile {
+    /// Its path in the store.
+    pub path: String,
+    /// `interactions`, `catalog`, `users`, `histories` or `quarantine`.
+    pub kind: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// SHA-256 of its bytes, in hexadecimal digits.
+    pub sha256: String,
+    /// Rows, items, users, histories or entries in it.
+    pub rows: u64,
+}
+
+/// A dataset: its files and its report.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of this layout.
+    pub format: u32,
+    /// All data files, sorted by path.
+    pub files: Vec<DataFile>,
+    /// What the run found and did.
+    pub report: EtlReport,
+}
+
+/// How the manifest came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Published {
+    /// A new manifest of this number.
+    New(u64),
+    /// The newest manifest, of this number, says the same already.
+    Unchanged(u64),
+}
+
+/// Writes data files and collects their names.
+#[derive(Debug)]
+pub(crate) struct Publisher<'a> {
+    store: &'a dyn ObjectStore,
+    existing: BTreeMap<String, u64>,
+    files: Mutex<Vec<DataFile>>,
+}
+
+impl<'a> Publisher<'a> {
+    pub(crate) fn new(store: &'a dyn ObjectStore) -> Result<Self, BatchError> {
+        let mut existing = BTreeMap::new();
+        for folder in DATA_FOLDERS {
+            existing.extend(store.list(folder)?.into_iter().map(|meta| (meta.path.as_str().to_owned(), meta.size)));
+        }
+        Ok(Self { store, existing, files: Mutex::new(Vec::new()) })
+    }
+
+    /// Writes a file under `folder/<digest><suffix>`; `folder` may carry a name's beginning after its last `/`.
+    pub(crate) fn put(
+        &self,
+        kind: &str,
+        folder: &str,
+        suffix: &str,
+        bytes: &[u8],
+        rows: u64,
+    ) -> Result<(), BatchError> {
+        let sha256 = hex(&Sha256::digest(bytes));
+        let stem = if folder.ends_with('-') { folder.to_owned() } else { format!("{folder}/") };
+        let path = format!("{stem}{}{suffix}", &sha256[..32]);
+        let size = bytes.len() as u64;
+        if self.existing.get(&path) != Some(&size) {
+            // A racing run may have created the same content: then it is there, and that is all that is asked.
+            let (PutOutcome::Created | PutOutcome::AlreadyExists) =
+                self.store.put_new(&ObjectPath::new(path.as_str())?, bytes)?;
+        }
+        let file = DataFile { path, kind: kind.to_owned(), bytes: size, sha256, rows };
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).push(file);
+        Ok(())
+    }
+
+    /// Writes the manifest unless the newest says the same, then the report, then removes what no longer belongs.
+    pub(crate) fn commit(self, report: &EtlReport) -> Result<(Published, Manifest), BatchError> {
+        let mut files = self.files.into_inner().unwrap_or_else(PoisonError::into_inner);
+        files.sort_unstable();
+        files.dedup();
+        let manifest = Manifest { format: FORMAT, files, report: report.clone() };
+        let (published, newest) = match newest_manifest(self.store)? {
+            Some((number, held)) if held == manifest => (Published::Unchanged(number), number),
+            _ => {
+                let number = highest_number(self.store)? + 1;
+                match self.store.put_new(&manifest_path(number)?, &pretty(&manifest))? {
+                    PutOutcome::Created => (Published::New(number), number),
+                    // A lost answer, perhaps: if it is ours, it is done.
+                    PutOutcome::AlreadyExists if read_manifest(self.store, number)? == manifest => {
+                        (Published::New(number), number)
+                    }
+                    PutOutcome::AlreadyExists => return Err(BatchError::Raced { number }),
+                }
+            }
+        };
+        write_report(self.store, report)?;
+        clean_up(self.store, newest, &manifest)?;
+        Ok((published, manifest))
+    }
+}
+
+/// Writes `report.json` if it says something new.
+pub(crate) fn write_report(store: &dyn ObjectStore, report: &EtlReport) -> Result<(), BatchError> {
+    let path = ObjectPath::new("report.json")?;
+    let bytes = pretty(report);
+    if !store.exists(&path)? || store.get(&path)? != bytes {
+        store.put(&path, &bytes)?;
+    }
+    Ok(())
+}
+
+fn clean_up(store: &dyn ObjectStore, number: u64, manifest: &Manifest) -> Result<(), BatchError> {
+    for meta in store.list(MANIFESTS)? {
+        if number_of(&meta.path).is_some_and(|older| older < number) {
+            store.delete(&meta.path)?;
+        }
+    }
+    for folder in DATA_FOLDERS {
+        for meta in store.list(folder)? {
+            if manifest.files.binary_search_by(|file| file.path.as_str().cmp(meta.path.as_str())).is_err() {
+                store.delete(&meta.path)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The highest manifest that can be read and whose files are all there.
+pub(crate) fn newest_manifest(store: &dyn ObjectStore) -> Result<Option<(u64, Manifest)>, BatchError> {
+    let mut numbers: Vec<u64> = store.list(MANIFESTS)?.iter().filter_map(|meta| number_of(&meta.path)).collect();
+    numbers.sort_unstable();
+    let mut sizes: Option<BTreeMap<String, u64>> = None;
+    for &number in numbers.iter().rev() {
+        let manifest = match read_manifest(store, number) {
+            Ok(manifest) => manifest,
+            // A newer program's dataset must not be passed over in favour of an older one.
+            Err(error @ (BatchError::NewerFormat { .. } | BatchError::Lake(_))) => return Err(error),
+            Err(_) => continue,
+        };
+        if sizes.is_none() {
+            let mut all = BTreeMap::new();
+            for folder in DATA_FOLDERS {
+                all.extend(store.list(folder)?.into_iter().map(|meta| (meta.path.as_str().to_owned(), meta.size)));
+            }
+            sizes = Some(all);
+        }
+        let there = |file: &DataFile| sizes.as_ref().is_some_and(|sizes| sizes.get(&file.path) == Some(&file.bytes));
+        if manifest.files.iter().all(there) {
+            return Ok(Some((number, manifest)));
+        }
+    }
+    Ok(None)
+}
+
+fn read_manifest(store: &dyn ObjectStore, number: u64) -> Result<Manifest, BatchError> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        format: u32,
+    }
+    let path = manifest_path(number)?;
+    let bytes = store.get(&path)?;
+    let corrupt = |error: serde_json::Error| BatchError::Corrupt { place: path.to_string(), detail: error.to_string() };
+    let Versioned { format } = serde_json::from_slice(&bytes).map_err(corrupt)?;
+    if format > FORMAT {
+        return Err(BatchError::NewerFormat { place: path.to_string(), found: format, known: FORMAT });
+    }
+    serde_json::from_slice(&bytes).map_err(corrupt)
+}
+
+fn highest_number(store: &dyn ObjectStore) -> Result<u64, BatchError> {
+    Ok(store.list(MANIFESTS)?.iter().filter_map(|meta| number_of(&meta.path)).max().unwrap_or(0))
+}
+
+fn manifest_path(number: u64) -> Result<ObjectPath, BatchError> {
+    Ok(ObjectPath::new(format!("{MANIFESTS}/{number:010}.json"))?)
+}
+
+fn number_of(path: &ObjectPath) -> Option<u64> {
+    let digits = path.name().strip_suffix(".json")?;
+    if digits.len() == 10 { digits.parse().ok() } else { None }
+}
+
+fn pretty<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec_pretty(value).expect("texts, numbers and maps of them serialise");
+    bytes.push(b'\n');
+    bytes
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
+        text
+    })
+}
