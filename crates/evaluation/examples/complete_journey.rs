@@ -37,7 +37,9 @@ fn read(path: &str) -> BTreeMap<u32, Vec<(i64, String)>> {
         let entry = (fields[2].parse().unwrap(), fields[1].to_owned());
         households.entry(fields[0].parse().unwrap()).or_default().push(entry);
     }
-    households.values_mut().for_each(|entries| entries.sort());
+    for entries in households.values_mut() {
+        entries.sort();
+    }
     households
 }
 
@@ -117,7 +119,7 @@ fn main() {
     let months = if arguments.iter().any(|argument| argument == "test") { &MONTHS[1..] } else { &MONTHS[..2] };
 
     let quota = one("quota", 1024.0) as usize;
-    let data = split(&read(path), (months[0], months[1]), quota, one("half_life", 60.0));
+    let data = split(&read(path), (months[0], months[1]), quota, one("half_life", 90.0));
     println!(
         "{} households, {} products, {} entries; columns: repeats allowed | seen hidden",
         data.matrix.users(),

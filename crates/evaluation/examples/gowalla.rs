@@ -80,18 +80,18 @@ fn main() {
     let ials = IalsSettings {
         dim: value("dim", 64.0) as usize,
         iterations: value("iterations", 15.0) as usize,
-        regularisation: value("lambda", 0.003),
+        regularisation: value("lambda", 0.015),
         frequency_exponent: value("nu", 1.0),
-        unobserved_weight: value("alpha", 0.1),
+        unobserved_weight: value("alpha", 0.004),
         ..IalsSettings::default()
     };
     let start = Instant::now();
     let model = train(Kernels::best(), &matrix, &ids, &ials, |_| {}).unwrap();
     println!("iALS {ials:?}: {:.2} s", start.elapsed().as_secs_f64());
     let settings = NeighboursSettings {
-        shrinkage: value("shrinkage", 1.0),
+        shrinkage: value("shrinkage", 0.1),
         popularity_exponent: value("beta", 0.5),
-        user_exponent: value("gamma", 0.5),
+        user_exponent: value("gamma", 1.0),
         ..NeighboursSettings::default()
     };
     let start = Instant::now();
@@ -101,7 +101,7 @@ fn main() {
     for (name, blend) in [
         ("iALS", Blend { factors: 1.0, ..only }),
         ("neighbours", Blend { neighbours: 1.0, ..only }),
-        ("blend", Blend { factors: 1.0, neighbours: value("neighbours", 1.0) as f32, ..only }),
+        ("blend", Blend { factors: 1.0, neighbours: value("neighbours", 6.0) as f32, ..only }),
     ] {
         let bytes = SnapshotContents {
             meta: &SnapshotMeta {

@@ -17,7 +17,7 @@ use anabranch_kernels::{Scored, TopK};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// How neighbours are computed.
+/// How neighbours are computed. The defaults were chosen on Complete Journey's validation month and hold on Gowalla.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NeighboursSettings {
@@ -35,7 +35,7 @@ pub struct NeighboursSettings {
 
 impl Default for NeighboursSettings {
     fn default() -> Self {
-        Self { count: 100, shrinkage: 1.0, popularity_exponent: 0.5, user_exponent: 0.5, row_cap: 1000 }
+        Self { count: 100, shrinkage: 0.1, popularity_exponent: 0.5, user_exponent: 1.0, row_cap: 1000 }
     }
 }
 
@@ -203,7 +203,13 @@ mod tests {
     #[test]
     fn similarities_equal_the_dense_twin_on_any_number_of_threads() {
         let matrix = random_interactions(60, 30, 8, 3);
-        let settings = NeighboursSettings { count: 5, popularity_exponent: 0.7, ..NeighboursSettings::default() };
+        let settings = NeighboursSettings {
+            count: 5,
+            shrinkage: 1.0,
+            popularity_exponent: 0.7,
+            user_exponent: 0.5,
+            ..NeighboursSettings::default()
+        };
         let found = neighbours(&matrix, &settings).unwrap();
         for threads in [1, 3] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

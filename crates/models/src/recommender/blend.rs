@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How the parts of a score are weighed; see the [module](super) for the formula.
+/// How the parts of a score are weighed; see the [module](super) for the formula. The defaults were chosen on Complete
+/// Journey's validation month: people rebuy, so their own items lead wherever those are not hidden, and popularity only
+/// breaks what would be ties.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Blend {
@@ -18,7 +20,7 @@ pub struct Blend {
 
 impl Default for Blend {
     fn default() -> Self {
-        Self { factors: 1.0, neighbours: 1.0, history: 0.5, popularity: 0.01 }
+        Self { factors: 1.0, neighbours: 2.0, history: 3.0, popularity: 0.001 }
     }
 }
 
