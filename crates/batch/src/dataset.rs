@@ -24,6 +24,9 @@ pub struct Dataset<'a> {
     manifest: Manifest,
 }
 
+/// A history's key and encoded bytes, or why it cannot be read.
+pub type HistoryEntry = Result<(HistoryKey, Vec<u8>), BatchError>;
+
 /// A clean interaction.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Interaction {
@@ -102,16 +105,16 @@ impl<'a> Dataset<'a> {
 
     /// Clean interactions of the days in `days` (`None`: all), day by day; within a file in order of (user, time, event
     /// key). One row group is held in memory at a time.
-    pub fn interactions(&self, days: Option<RangeInclusive<&str>>) -> Interactions<'a> {
+    pub fn interactions(&self, days: Option<&RangeInclusive<&str>>) -> Interactions<'a> {
         let files = self
             .of_kind("interactions")
-            .filter(|file| days.as_ref().is_none_or(|days| day_of(file).is_some_and(|day| days.contains(&day))));
+            .filter(|file| days.is_none_or(|days| day_of(file).is_some_and(|day| days.contains(&day))));
         Interactions { store: self.store, files: files.cloned().collect(), open: None, rows: Vec::new().into_iter() }
     }
 
     /// All histories: key and encoded bytes (`anabranch_events::codec`). Within a file in order of key; files hold
     /// disjoint keys.
-    pub fn histories(&self) -> impl Iterator<Item = Result<(HistoryKey, Vec<u8>), BatchError>> + use<'a> {
+    pub fn histories(&self) -> impl Iterator<Item = HistoryEntry> + use<'a> {
         let store = self.store;
         let files: Vec<DataFile> = self.of_kind("histories").cloned().collect();
         files.into_iter().flat_map(move |file| {
@@ -120,7 +123,7 @@ impl<'a> Dataset<'a> {
                 place: file.path.clone(),
                 detail: error.to_string(),
             };
-            let entries: Box<dyn Iterator<Item = Result<(HistoryKey, Vec<u8>), BatchError>>> = match opened {
+            let entries: Box<dyn Iterator<Item = HistoryEntry>> = match opened {
                 Err(error) => Box::new(std::iter::once(Err(BatchError::from(error)))),
                 Ok(reader) => match HistoryFileReader::new(std::io::BufReader::new(reader), file.path.clone()) {
                     Err(error) => Box::new(std::iter::once(Err(corrupt(&error)))),

@@ -154,13 +154,12 @@ fn newest_alias(rows: &[RowRef<'_>], rules: &FoldRules<'_>) -> Result<Option<Ali
             break;
         }
         let user = std::str::from_utf8(row.item()).map_err(|_| DamagedRow)?;
-        let floor = match known.iter().find(|(held, _)| *held == row.item()) {
-            Some((_, floor)) => *floor,
-            None => {
-                let floor = (rules.erased)(&HistoryKey::User(user.into()));
-                known.push((row.item(), floor));
-                floor
-            }
+        let floor = if let Some((_, floor)) = known.iter().find(|(held, _)| *held == row.item()) {
+            *floor
+        } else {
+            let floor = (rules.erased)(&HistoryKey::User(user.into()));
+            known.push((row.item(), floor));
+            floor
         };
         let alias = Alias { time_ms, event, user: user.into() };
         if floor.is_none_or(|floor| time_ms > floor) && best.as_ref().is_none_or(|held| alias > *held) {

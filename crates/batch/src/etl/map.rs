@@ -56,7 +56,7 @@ pub(crate) fn interaction_columns(mapping: &InteractionsMapping) -> Columns {
 }
 
 /// An event's fields from the cells of [`interaction_columns`].
-pub(crate) fn fields<'a>(cells: &mut [Cell<'a>], constant_type: Option<&'a str>) -> Fields<'a> {
+pub(crate) fn fields<'a>(cells: &mut [Cell<'a>]) -> Fields<'a> {
     let mut take = |index: usize| std::mem::take(&mut cells[index]);
     Fields {
         user: take(0).into_text(),
@@ -70,7 +70,7 @@ pub(crate) fn fields<'a>(cells: &mut [Cell<'a>], constant_type: Option<&'a str>)
                 None => TimeField::Text(Cow::Owned(number.to_string())),
             },
         },
-        event_type: constant_type.map(Cow::Borrowed).or(take(3).into_text()),
+        event_type: take(3).into_text(),
         value: match take(4) {
             Cell::Absent => ValueField::Absent,
             Cell::Text(text) => ValueField::Text(text),

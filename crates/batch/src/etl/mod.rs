@@ -20,7 +20,9 @@ mod shuffle;
 mod sinks;
 
 #[cfg(test)]
-mod tests;
+mod real_data;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -47,7 +49,7 @@ use crate::mapping::{Mapping, TableMapping};
 pub(crate) use publish::newest_manifest;
 pub use publish::{DataFile, Manifest, Published};
 pub use quarantine::{FILE_CODE, Quarantined};
-pub use sinks::read_events;
+pub use sinks::{EachEvent, read_events};
 
 /// Settings of the ETL, part of the report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -56,8 +56,11 @@ struct Slot<'a> {
     row: RowRef<'a>,
 }
 
+/// Rows, and where each owner's begin and end.
+type Ordered<'a> = (Vec<RowRef<'a>>, Vec<(usize, usize)>);
+
 /// The rows of a partition, owner by owner in order of history key, each owner's in order of (time, event key, bytes).
-fn in_order<'a>(bytes: &'a [u8], spill: &Spill) -> Result<(Vec<RowRef<'a>>, Vec<(usize, usize)>), BatchError> {
+fn in_order<'a>(bytes: &'a [u8], spill: &Spill) -> Result<Ordered<'a>, BatchError> {
     let mut slots: Vec<Slot<'a>> = Vec::with_capacity(bytes.len() / 32);
     let mut rest = bytes;
     while !rest.is_empty() {

@@ -13,7 +13,7 @@ const HAS_VALUE: u8 = 4;
 const ALIAS: u8 = 8;
 const ATTRIBUTES: u8 = 16;
 const HEAD_BYTES: usize = 21;
-const SEED_SHUFFLE: u64 = 0x7368_7566_666c_65; // "shuffle"
+const SEED_SHUFFLE: u64 = 0x0073_6875_6666_6c65; // "shuffle"
 
 /// One row in its encoded form: an event, a session's alias, or a user's attributes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

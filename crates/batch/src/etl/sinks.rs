@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anabranch_events::{Event, EventTypes, Rejection, RejectionCode};
+use anabranch_events::{Event, EventTypes, Fields, Rejection, RejectionCode};
 
 use super::Accounting;
 use super::attributes::{AttributePlan, AttributeTable, item_hash, put_item, row_order};
@@ -123,10 +123,10 @@ impl RowSink for MapSink<'_> {
         _: &mut Vec<(Cow<'r, str>, Cell<'r>)>,
         raw: &dyn Fn() -> Vec<u8>,
     ) -> Result<(), BatchError> {
-        let constant_type = self.constant_type.map(|name| Cow::Owned::<str>(name.to_owned()));
-        let mut fields = fields(cells, None);
-        if constant_type.is_some() {
-            fields.event_type = constant_type;
+        // A shorter lifetime than the row's, so that the constant may be borrowed too.
+        let mut fields: Fields<'_> = fields(cells);
+        if let Some(name) = self.constant_type {
+            fields.event_type = Some(Cow::Borrowed(name));
         }
         self.desk.accounts.file(place).read += 1;
         match map_row(fields, self.rules) {
@@ -226,6 +226,9 @@ impl Accounting for AttributeSink<'_> {
     }
 }
 
+/// What [`read_events`] calls for each event or refusal.
+pub type EachEvent<'a> = &'a mut (dyn FnMut(Result<Event<'_>, Quarantined>) -> Result<(), BatchError> + Send);
+
 /// Visits the events of `files` in file order, one by one; refused rows and files come in their place. For replays.
 ///
 /// `as_of_ms` is the arrival by which times are judged. The visitor's error ends the reading.
@@ -235,7 +238,7 @@ pub fn read_events(
     types: &EventTypes,
     as_of_ms: i64,
     scratch: &Path,
-    each: &mut (dyn FnMut(Result<Event<'_>, Quarantined>) -> Result<(), BatchError> + Send),
+    each: EachEvent<'_>,
 ) -> Result<(), BatchError> {
     let columns = interaction_columns(mapping);
     let rules = MapRules { types, as_of_ms, until_ms: None };
@@ -257,7 +260,7 @@ struct Visitor<'a> {
     rules: &'a MapRules<'a>,
     constant_type: Option<&'a str>,
     file: &'a str,
-    each: &'a mut (dyn FnMut(Result<Event<'_>, Quarantined>) -> Result<(), BatchError> + Send),
+    each: EachEvent<'a>,
 }
 
 impl RowSink for Visitor<'_> {
@@ -268,9 +271,9 @@ impl RowSink for Visitor<'_> {
         _: &mut Vec<(Cow<'r, str>, Cell<'r>)>,
         raw: &dyn Fn() -> Vec<u8>,
     ) -> Result<(), BatchError> {
-        let mut fields = fields(cells, None);
+        let mut fields: Fields<'_> = fields(cells);
         if let Some(name) = self.constant_type {
-            fields.event_type = Some(Cow::Owned(name.to_owned()));
+            fields.event_type = Some(Cow::Borrowed(name));
         }
         match map_row(fields, self.rules) {
             Ok(Mapped::Event(event)) => (self.each)(Ok(event)),

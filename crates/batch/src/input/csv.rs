@@ -89,13 +89,11 @@ fn scan(bytes: &[u8], start: usize, delimiter: u8, mut fields: Option<&mut Vec<S
             }
             push(from + 1, to, escaped);
         } else {
-            match memchr::memchr2(delimiter, b'\n', &bytes[at..]) {
-                Some(distance) => at += distance,
-                None => {
-                    push(from, bytes.len(), false);
-                    return Scan::Whole { end: bytes.len(), next: bytes.len() + 1, fields: count, lines };
-                }
-            }
+            let Some(distance) = memchr::memchr2(delimiter, b'\n', &bytes[at..]) else {
+                push(from, bytes.len(), false);
+                return Scan::Whole { end: bytes.len(), next: bytes.len() + 1, fields: count, lines };
+            };
+            at += distance;
             let is_crlf = bytes[at] == b'\n' && at > from && bytes[at - 1] == b'\r';
             push(from, at - usize::from(is_crlf), false);
         }
