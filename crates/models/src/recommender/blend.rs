@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 /// How the parts of a score are weighed; see the [module](super) for the formula. The defaults were chosen on Complete
-/// Journey's validation month: people rebuy, so their own items lead wherever those are not hidden, and popularity only
-/// breaks what would be ties.
+/// Journey's validation month: people rebuy, so their own items lead wherever those are not hidden, and a little
+/// popularity steadies short rows.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Blend {
@@ -20,7 +20,7 @@ pub struct Blend {
 
 impl Default for Blend {
     fn default() -> Self {
-        Self { factors: 1.0, neighbours: 2.0, history: 3.0, popularity: 0.001 }
+        Self { factors: 1.0, neighbours: 2.0, history: 3.0, popularity: 0.05 }
     }
 }
 
