@@ -134,6 +134,11 @@ impl Appender {
         }
     }
 
+    /// How many events the queue takes now. Others may come in between: only [`Appender::submit`] is binding.
+    pub fn room(&self) -> usize {
+        self.shared.settings.ingest_queue_records.saturating_sub(self.waiting.load(Ordering::SeqCst))
+    }
+
     /// Hands events over and waits for their sync.
     pub fn append(&self, events: Vec<NewEvent>) -> Result<Vec<Appended>, IngestError> {
         let (sender, receiver) = crossbeam_channel::bounded(1);

@@ -30,8 +30,8 @@ pub mod shared;
 pub mod transform;
 pub mod worker;
 
-#[cfg(test)]
-mod testing;
+#[doc(hidden)]
+pub mod testing;
 
 pub use clock::Clock;
 pub use ingest::{Appended, IngestError, NewEvent};

@@ -1,4 +1,5 @@
-//! A small world for the tests of this crate: a trained model over twenty items, a clock that stands still.
+//! A small world for tests, of this crate and of those above it: a trained model over twenty items, a clock that stands
+//! still. No part of the API: it is hidden from the docs, panics on any fault, and may change at any time.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
@@ -15,16 +16,19 @@ use crate::clock::Clock;
 use crate::settings::StreamSettings;
 use crate::shared::SharedParts;
 
-pub(crate) const NOW_MS: i64 = 1_700_000_000_000;
+/// Where the clock stands, milliseconds since 1970.
+pub const NOW_MS: i64 = 1_700_000_000_000;
 
+/// A clock that stands still.
 #[derive(Debug)]
-pub(crate) struct TestClock(AtomicI64);
+pub struct TestClock(AtomicI64);
 
 impl TestClock {
-    pub(crate) fn new() -> Arc<Self> {
+    /// At [`NOW_MS`].
+    #[allow(clippy::new_ret_no_self)]
+    pub fn new() -> Arc<Self> {
         Arc::new(Self(AtomicI64::new(NOW_MS)))
     }
-
 }
 
 impl Clock for TestClock {
@@ -37,16 +41,18 @@ impl Clock for TestClock {
     }
 }
 
-pub(crate) fn events() -> EventSettings {
+/// The default event settings.
+pub fn events() -> EventSettings {
     EventSettings::default()
 }
 
-pub(crate) fn types() -> EventTypes {
+/// The same, compiled.
+pub fn types() -> EventTypes {
     events().compile().unwrap()
 }
 
 /// Twenty items in four groups; thirty users who stay in their group.
-pub(crate) fn model() -> Arc<Model> {
+pub fn model() -> Arc<Model> {
     let index = ItemIndex::new((0..20).map(|i| format!("i{i}")).collect()).unwrap();
     let rows: Vec<Vec<(u32, f32)>> = (0..30_u32)
         .map(|user| {
@@ -64,12 +70,14 @@ pub(crate) fn model() -> Arc<Model> {
     Arc::new(Model::new(snapshot, "0123456789abcdef", Kernels::best()).unwrap())
 }
 
-pub(crate) fn state(path: &std::path::Path, shards: u32) -> Arc<State> {
+/// A new state.
+pub fn state(path: &std::path::Path, shards: u32) -> Arc<State> {
     let create = Create { name: "clicks".to_owned(), shards, now_ms: NOW_MS, secret: [7; 32] };
     Arc::new(State::open(path, create).unwrap())
 }
 
-pub(crate) fn parts(
+/// All that a stream shares, with [`model`].
+pub fn parts(
     state: Arc<State>,
     sink: Arc<dyn ObjectStore>,
     clock: Arc<TestClock>,
@@ -80,6 +88,6 @@ pub(crate) fn parts(
 }
 
 /// An event as a producer writes it.
-pub(crate) fn event(user: &str, item: &str, kind: &str, time_ms: i64) -> Vec<u8> {
+pub fn event(user: &str, item: &str, kind: &str, time_ms: i64) -> Vec<u8> {
     format!(r#"{{"userId":"{user}","itemId":"{item}","eventType":"{kind}","sentAt":{time_ms}}}"#).into_bytes()
 }
