@@ -1,0 +1,193 @@
+//! How the stream fares: for people (`/status`), for machines that restart it (`/healthz`), for dashboards (`/metrics`).
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use anabranch_stores::state::log::shard_id;
+use anabranch_stream::shared::{ShardStatus, Shared};
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use serde_json::{Value, json};
+
+use crate::app::App;
+
+/// The quantiles of the time from receipt to readable list.
+const QUANTILES: [(f64, &str); 4] = [(0.5, "0.5"), (0.9, "0.9"), (0.99, "0.99"), (0.999, "0.999")];
+
+/// `GET /`: what there is.
+pub(crate) async fn about(State(app): State<Arc<App>>) -> Json<Value> {
+    Json(json!({
+        "service": "anabranch",
+        "stream": app.stream().shared().settings.name,
+        "routes": {
+            "POST /": "Kinesis API, JSON 1.1: PutRecord, PutRecords, DescribeStreamSummary, ListShards",
+            "POST /events": "a JSON event, an array, a PutEvents envelope or JSON Lines",
+            "GET /recommendations/{user}": "a list; n=1..500, hide=nothing|seen|everything, kind=user|session",
+            "POST /recommendations": "a list, as Personalize's GetRecommendations: userId, numResults",
+            "GET /explain/{user}/{item}": "why the item has its score; kind=user|session",
+            "GET /history/{user}": "what is remembered; kind=user|session",
+            "GET /status": "shards, counts, model, latency",
+            "GET /healthz": "200 if events are taken, 503 and the reason if not",
+            "GET /metrics": "Prometheus metrics",
+            "POST /forget": "erase {\"userId\"} or {\"sessionId\"}; admin token",
+            "POST /backup": "write a backup to {\"path\"}; admin token",
+        },
+    }))
+}
+
+/// Why the stream takes no events, if it does not.
+fn trouble(app: &App) -> Option<(&'static str, String)> {
+    if let Some((why, _)) = app.stream().failure() {
+        return Some(("failed", why));
+    }
+    let shared = app.stream().shared();
+    if shared.is_stopping() {
+        return Some(("stopping", "the stream is stopping".to_owned()));
+    }
+    shared.blocked().map(|why| ("blocked", why))
+}
+
+/// `GET /healthz`.
+pub(crate) async fn health(State(app): State<Arc<App>>) -> impl IntoResponse {
+    match trouble(&app) {
+        None => (StatusCode::OK, Json(json!({ "status": "ok" }))),
+        Some((status, reason)) => {
+            (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": status, "reason": reason })))
+        }
+    }
+}
+
+fn statuses(shared: &Shared) -> Vec<ShardStatus> {
+    (0..shared.shard_count()).map(|shard| shared.status(shard)).collect()
+}
+
+/// `GET /status`.
+pub(crate) async fn status(State(app): State<Arc<App>>) -> Json<Value> {
+    let shared = app.stream().shared();
+    let model = shared.model();
+    let meta = model.snapshot().meta();
+    let latency = shared.latency();
+    let shards: Vec<Value> = (0_u32..)
+        .zip(statuses(shared))
+        .map(|(shard, status)| {
+            let lag = status.newest.saturating_sub(status.processed);
+            let mut value = serde_json::to_value(status).unwrap_or_default();
+            value["shardId"] = shard_id(shard).into();
+            value["lag"] = lag.into();
+            value
+        })
+        .collect();
+    let (state, reason) = trouble(&app).map_or(("ok", None), |(state, reason)| (state, Some(reason)));
+    Json(json!({
+        "status": state,
+        "reason": reason,
+        "blocked": shared.blocked(),
+        "stream": {
+            "name": shared.settings.name,
+            "namespace": shared.namespace,
+            "mode": shared.settings.mode,
+            "createdMs": shared.state.identity().created_ms,
+        },
+        "model": {
+            "version": model.version(),
+            "asOfMs": meta.as_of_ms,
+            "ageMs": shared.clock.now_ms().saturating_sub(meta.as_of_ms),
+            "items": model.snapshot().item_count(),
+            "dim": model.snapshot().dim(),
+        },
+        "totals": shared.totals(),
+        "shards": shards,
+        "ingestRoom": app.stream().appender().room(),
+        "latencyUs": {
+            "count": latency.count(),
+            "p50": latency.quantile_us(0.5),
+            "p90": latency.quantile_us(0.9),
+            "p99": latency.quantile_us(0.99),
+            "p999": latency.quantile_us(0.999),
+        },
+    }))
+}
+
+/// `GET /metrics`, in Prometheus's text format 0.0.4.
+pub(crate) async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], render(&app))
+}
+
+fn render(app: &App) -> String {
+    let shared = app.stream().shared();
+    let totals = shared.totals();
+    let mut page = Page::default();
+    for (name, help, value) in [
+        ("records_total", "Log records covered by committed cuts.", totals.records),
+        ("records_erased_total", "Records whose content was erased before they were processed.", totals.erased),
+        ("events_accepted_total", "Valid events in committed cuts.", totals.accepted),
+        ("lists_delivered_total", "Lists delivered.", totals.delivered),
+        ("events_superseded_total", "Events followed by another of their user in their cut.", totals.superseded),
+        ("events_duplicate_total", "Events that their history held already.", totals.duplicate),
+        ("events_late_total", "Events older than their history can hold.", totals.late),
+        ("events_rejected_total", "Events that went to the dead letters.", totals.rejected),
+    ] {
+        page.family(name, "counter", help);
+        page.sample(name, "", value as f64);
+    }
+    let statuses = statuses(shared);
+    let mut per_shard = |name: &str, kind: &str, help: &str, value: &dyn Fn(&ShardStatus) -> u64| {
+        page.family(name, kind, help);
+        for (shard, status) in (0_u32..).zip(&statuses) {
+            page.sample(name, &format!("{{shard=\"{}\"}}", shard_id(shard)), value(status) as f64);
+        }
+    };
+    per_shard("lag_records", "gauge", "Records in the log that are not processed yet.", &|status| {
+        status.newest.saturating_sub(status.processed)
+    });
+    per_shard("uncommitted_records", "gauge", "Records processed but not delivered yet.", &|status| {
+        status.processed.saturating_sub(status.committed)
+    });
+    per_shard("objects_total", "counter", "Objects written.", &|status| status.objects);
+    per_shard("stalled", "gauge", "1 while the shard waits for its sink.", &|status| {
+        u64::from(status.stalled.is_some())
+    });
+
+    let latency = shared.latency();
+    page.family("latency_seconds", "summary", "Time from an event's receipt to its list being readable.");
+    for (q, label) in QUANTILES {
+        page.sample("latency_seconds", &format!("{{quantile=\"{label}\"}}"), latency.quantile_us(q) as f64 / 1e6);
+    }
+    page.sample("latency_seconds_sum", "", latency.sum_us() as f64 / 1e6);
+    page.sample("latency_seconds_count", "", latency.count() as f64);
+
+    let model = shared.model();
+    let age_ms = shared.clock.now_ms().saturating_sub(model.snapshot().meta().as_of_ms);
+    page.family("snapshot_age_seconds", "gauge", "Age of the newest event that the model was trained on.");
+    page.sample("snapshot_age_seconds", "", age_ms as f64 / 1e3);
+    page.family("snapshot_info", "gauge", "The model that serves, in its label.");
+    page.sample("snapshot_info", &format!("{{version=\"{}\"}}", escaped(model.version())), 1.0);
+    page.family("ingest_room_events", "gauge", "Events that the ingest queue takes before producers are slowed down.");
+    page.sample("ingest_room_events", "", app.stream().appender().room() as f64);
+    page.family("blocked", "gauge", "1 while the stream takes no events; /healthz says why.");
+    page.sample("blocked", "", f64::from(u8::from(trouble(app).is_some())));
+    page.text
+}
+
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+/// Prometheus text under construction.
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        writeln!(self.text, "# HELP anabranch_{name} {help}\n# TYPE anabranch_{name} {kind}")
+            .expect("writing into memory does not fail");
+    }
+
+    fn sample(&mut self, name: &str, labels: &str, value: f64) {
+        writeln!(self.text, "anabranch_{name}{labels} {value}").expect("writing into memory does not fail");
+    }
+}
