@@ -490,3 +490,25 @@ fn rows_round_trip() {
     assert!(row::RowRef::split(&bytes[..20]).is_none());
     let _ = ObjectPath::new("x").unwrap();
 }
+
+/// Row groups are read on several threads; once they shared one file position and got each other's bytes.
+#[test]
+fn many_row_groups_are_read_at_once() {
+    use crate::tables::{Column, Table, TextBuilder};
+    let schema = "message t { required binary USER_ID (STRING); required binary ITEM_ID (STRING); \
+                  required int64 TIMESTAMP; }";
+    let table = Table::new("test", schema, &["USER_ID", "ITEM_ID"], &[]);
+    let mut groups = (0..64_i64).map(|group| {
+        let (mut users, mut items, mut times) = (TextBuilder::required(), TextBuilder::required(), Vec::new());
+        for row in 0..2_000_i64 {
+            users.push(Some(format!("user-{group}-{row}").as_bytes()));
+            items.push(Some(format!("item-{}", row * group).as_bytes()));
+            times.push(1_600_000_000 + row);
+        }
+        vec![users.finish(), items.finish(), Column::Long(times)]
+    });
+    let world = World::new();
+    world.file("interactions.parquet", table.encode(|| groups.next()).unwrap());
+    let counts = world.run().unwrap().report.interactions;
+    assert_eq!(counts, Counts { read: 128_000, clean: 128_000, ..Counts::default() });
+}

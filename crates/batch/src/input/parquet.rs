@@ -7,13 +7,16 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::fs::File;
+use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anabranch_events::{Rejection, RejectionCode, wire};
+use bytes::Bytes;
 use parquet::basic::{ConvertedType, LogicalType, TimeUnit};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, DataType, FixedLenByteArray, Int96};
 use parquet::errors::ParquetError;
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::reader::{ChunkReader, FileReader, Length, SerializedFileReader};
 use parquet::schema::types::ColumnDescPtr;
 
 use super::columns::{Columns, Want};
@@ -25,12 +28,70 @@ const BATCH_ROWS: usize = 4096;
 
 /// An open Parquet file.
 pub(super) struct ParquetSource {
-    reader: SerializedFileReader<File>,
+    reader: SerializedFileReader<SharedFile>,
     columns: Vec<Picked>,
     /// For each wanted column its index in `columns`; then the others follow.
     wanted: Vec<Option<usize>>,
     others: Vec<(String, usize)>,
     group_starts: Vec<u64>,
+}
+
+/// A file that several threads read at once. The decoder's own reader for files duplicates the handle, and duplicates
+/// share one position: two row groups read together then get each other's bytes.
+#[derive(Clone)]
+struct SharedFile {
+    file: Arc<Mutex<File>>,
+    bytes: u64,
+}
+
+impl SharedFile {
+    fn new(file: File) -> Result<Self, ParquetError> {
+        let bytes = file.metadata()?.len();
+        Ok(Self { file: Arc::new(Mutex::new(file)), bytes })
+    }
+
+    fn read_at(&self, at: u64, out: &mut [u8]) -> std::io::Result<usize> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(at))?;
+        file.read(out)
+    }
+}
+
+/// Reads on from a place in a [`SharedFile`].
+struct SharedReader {
+    file: SharedFile,
+    at: u64,
+}
+
+impl Read for SharedReader {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.file.read_at(self.at, out)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+impl Length for SharedFile {
+    fn len(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl ChunkReader for SharedFile {
+    type T = BufReader<SharedReader>;
+
+    fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
+        Ok(BufReader::new(SharedReader { file: self.clone(), at: start }))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        if start.saturating_add(length as u64) > self.bytes {
+            return Err(ParquetError::EOF(format!("{length} bytes from {start} on are not all there")));
+        }
+        let mut bytes = vec![0; length];
+        SharedReader { file: self.clone(), at: start }.read_exact(&mut bytes)?;
+        Ok(bytes.into())
+    }
 }
 
 struct Picked {
@@ -46,7 +107,7 @@ fn damaged(error: &ParquetError) -> Failure {
 
 impl ParquetSource {
     pub(super) fn open(file: File, columns: &Columns) -> Result<Self, Failure> {
-        let reader = guarded(|| SerializedFileReader::new(file))?;
+        let reader = guarded(|| SerializedFileReader::new(SharedFile::new(file)?))?;
         let schema = reader.metadata().file_metadata().schema_descr_ptr();
         let flat: Vec<usize> = (0..schema.num_columns())
             .filter(|&leaf| {
