@@ -1,0 +1,72 @@
+# One door, the same for people and CI.
+#   make check   format, lints, floors of the import table, licences
+#   make test    every test; installs what the tests need into .venv
+#   make bench   figures beside peers, with the command for each
+#   make soak    200 SIGKILLs during a replay (20 in make test)
+#   make scale   100 million rows through the ETL under 4 GiB
+#   make demo    the README's first command
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+CARGO ?= cargo
+PYTHON ?= python3
+VENV := .venv
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+BIN := $(TARGET)/release/anabranch
+export ANABRANCH_BIN := $(abspath $(BIN))
+export ANABRANCH_TEST_DATA ?= $(abspath ../shared/data)
+NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
+
+.PHONY: help check test test-rust test-python bench soak scale demo build tools clean
+
+help:
+	@sed -n '2,9s/^# *//p' Makefile
+
+tools:
+	@missing=""; for tool in $(CARGO) cc $(PYTHON); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	if [ -n "$$missing" ]; then echo "missing:$$missing (a Rust toolchain, a C compiler and Python >= 3.11 are needed)"; exit 1; fi
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python >= 3.11 is needed, $$($(PYTHON) --version) found"; exit 1; }
+
+$(VENV)/.done: tests/requirements.txt
+	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing (Debian: apt install python3-venv)"; exit 1; }
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	touch $@
+
+check: tools
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --workspace --all-targets --locked -- -D warnings
+	$(PYTHON) scripts/check_floors.py
+	$(PYTHON) scripts/check_dependencies.py
+
+build: tools
+	$(CARGO) build --release --locked
+
+test: tools test-rust test-python
+
+# The release profile is the only one: tests, demo and benches share every compiled crate.
+test-rust: build
+ifeq ($(NEXTEST),yes)
+	$(CARGO) nextest run --release --workspace --locked --no-fail-fast
+else
+	@echo "cargo-nextest is not installed: running cargo test"
+	$(CARGO) test --release --workspace --locked --no-fail-fast -- --quiet
+endif
+
+test-python: build $(VENV)/.done
+	$(VENV)/bin/python -m pytest -q -rs tests
+
+bench: build $(VENV)/.done
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r bench/requirements.txt
+	$(VENV)/bin/python bench/run.py
+
+soak: build $(VENV)/.done
+	ANABRANCH_SOAK_KILLS=200 $(VENV)/bin/python -m pytest -q -rs tests/test_soak.py
+
+scale: build
+	$(PYTHON) bench/scale.py --rows 100000000
+
+demo: tools
+	$(CARGO) run --release --locked -- demo
+
+clean:
+	rm -rf target $(VENV) anabranch-data
