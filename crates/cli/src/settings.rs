@@ -1,0 +1,171 @@
+//! The settings: one documented tree, from `anabranch.toml`, with overrides from the environment.
+//!
+//! `ANABRANCH__STREAM__SHARDS=4` overrides `shards` in `[stream]`: two underscores stand for a dot.
+
+use std::path::{Path, PathBuf};
+
+use anabranch_batch::etl::EtlSettings;
+use anabranch_batch::train::TrainingSettings;
+use anabranch_events::EventSettings;
+use anabranch_models::learn::LearnSettings;
+use anabranch_stream::StreamSettings;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+
+const ENVIRONMENT_PREFIX: &str = "ANABRANCH__";
+const DEFAULT_FILE: &str = "anabranch.toml";
+
+/// All settings.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Settings {
+    /// Where things lie.
+    pub(crate) places: Places,
+    /// What events mean.
+    pub(crate) events: EventSettings,
+    /// The ETL.
+    pub(crate) etl: EtlSettings,
+    /// The model.
+    pub(crate) model: LearnSettings,
+    /// Training and evaluation.
+    pub(crate) training: TrainingSettings,
+    /// The stream.
+    pub(crate) stream: StreamSettings,
+    /// HTTP.
+    pub(crate) server: ServerSettings,
+}
+
+/// Where things lie. What is empty lies below `home`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Places {
+    /// Folder that everything lives in.
+    pub(crate) home: PathBuf,
+    /// Dataset and models: a folder or `s3://bucket/prefix`; `home/lake` if empty.
+    pub(crate) lake: String,
+    /// Delivered lists and dead letters: a folder or `s3://bucket/prefix`; `home/delivered` if empty.
+    pub(crate) delivered: String,
+    /// Temporary files of ETL and training; `home/scratch` if empty.
+    pub(crate) scratch: PathBuf,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self {
+            home: PathBuf::from("anabranch-data"),
+            lake: String::new(),
+            delivered: String::new(),
+            scratch: PathBuf::new(),
+        }
+    }
+}
+
+/// HTTP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ServerSettings {
+    /// Address and port. Keep it on loopback, or put a proxy that knows your users in front.
+    pub(crate) listen: String,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:8080".to_owned() }
+    }
+}
+
+/// Reads the settings: defaults, then the file, then the environment, then `--home`.
+pub(crate) fn load(
+    file: Option<&Path>,
+    home: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+) -> Result<Settings, Failure> {
+    let path = match file {
+        Some(path) => Some(path.to_owned()),
+        None => Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.is_file()),
+    };
+    let mut tree = match &path {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|e| Failure::io("read the settings", path, &e))?;
+            toml::from_str::<toml::Table>(&text).map_err(|e| Failure::input(format!("{}: {e}", path.display())))?
+        }
+        None => toml::Table::new(),
+    };
+    let mut overrides: Vec<(String, String)> =
+        environment.filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX)).collect();
+    overrides.sort_unstable();
+    for (name, value) in &overrides {
+        let keys: Vec<String> = name[ENVIRONMENT_PREFIX.len()..].split("__").map(str::to_ascii_lowercase).collect();
+        insert(&mut tree, &keys, value).map_err(|problem| Failure::input(format!("{name}: {problem}")))?;
+    }
+    let mut settings: Settings = toml::Value::Table(tree).try_into().map_err(|e: toml::de::Error| {
+        let place = path.as_deref().map_or("the environment".to_owned(), |path| path.display().to_string());
+        Failure::input(format!("{place}: {e}"))
+    })?;
+    if let Some(home) = home {
+        home.clone_into(&mut settings.places.home);
+    }
+    settings.stream.check().map_err(Failure::input)?;
+    settings.events.compile()?;
+    Ok(settings)
+}
+
+fn insert(table: &mut toml::Table, keys: &[String], text: &str) -> Result<(), String> {
+    let (key, rest) = keys.split_first().ok_or("a setting's name is missing after the prefix")?;
+    if rest.is_empty() {
+        // A number, truth value or list is taken as such; anything else is text.
+        let value = format!("v = {text}")
+            .parse::<toml::Table>()
+            .ok()
+            .and_then(|mut table| table.remove("v"))
+            .unwrap_or_else(|| toml::Value::String(text.to_owned()));
+        table.insert(key.clone(), value);
+        return Ok(());
+    }
+    match table.entry(key.clone()).or_insert_with(|| toml::Value::Table(toml::Table::new())) {
+        toml::Value::Table(inner) => insert(inner, rest, text),
+        _ => Err(format!("{key} is a value, not a section")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn environment(pairs: &[(&str, &str)]) -> impl Iterator<Item = (String, String)> {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<Vec<_>>().into_iter()
+    }
+
+    #[test]
+    fn file_then_environment_then_argument() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.toml");
+        std::fs::write(&file, "[stream]\nshards = 3\nname = \"a\"\n[events.types.view]\nweight = 2.0\n").unwrap();
+        let pairs = [("ANABRANCH__STREAM__SHARDS", "5"), ("ANABRANCH__PLACES__LAKE", "s3://b/p"), ("OTHER", "1")];
+        let settings = load(Some(&file), Some(Path::new("/h")), environment(&pairs)).unwrap();
+        assert_eq!((settings.stream.shards, settings.stream.name.as_str()), (5, "a"));
+        assert_eq!((settings.places.lake.as_str(), settings.places.home.as_path()), ("s3://b/p", Path::new("/h")));
+        assert_eq!(settings.events.types.len(), 1, "a file that names types names all of them");
+    }
+
+    #[test]
+    fn mistakes_name_their_place() {
+        for (pairs, part) in [
+            ([("ANABRANCH__STREAM__SHARD", "5")], "shard"),
+            ([("ANABRANCH__STREAM__SHARDS", "0")], "shards = 0"),
+            ([("ANABRANCH__STREAM__SHARDS", "many")], "shards"),
+            ([("ANABRANCH__EVENTS__DEFAULT_TYPE", "ogle")], "default_type"),
+        ] {
+            let error = format!("{:?}", load(None, None, environment(&pairs)).unwrap_err());
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn printed_settings_read_back() {
+        let text = toml::to_string_pretty(&Settings::default()).unwrap();
+        assert_eq!(toml::from_str::<Settings>(&text).unwrap(), Settings::default());
+    }
+}
