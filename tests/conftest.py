@@ -1,0 +1,237 @@
+"""A demo-made home, copied for each test, and a stream that can be started, stopped and killed on it."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import xxhash
+import zstandard
+
+ROOT = Path(__file__).resolve().parent.parent
+BINARY = Path(os.environ.get("ANABRANCH_BIN", ROOT / "target" / "release" / "anabranch"))
+TRAILER_BYTES = 1024
+ZSTD_SKIPPABLE_MAGIC = bytes.fromhex("5a2a4d18")
+START_SECONDS = 60
+DEMO_SECONDS = 900
+
+
+def wait_until(what, condition, seconds=30.0):
+    """Polls `condition` until it is true; its last value is returned, a failure names `what`."""
+    end = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            pytest.fail(f"{what}: not within {seconds} s (last seen: {value!r})")
+        time.sleep(0.02)
+
+
+def free_port():
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def environment(**more):
+    """This process's environment without settings of ours, so that a developer's own do not leak in."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("ANABRANCH_")}
+    return {**clean, **more}
+
+
+@dataclass
+class Answer:
+    """An HTTP answer."""
+
+    status: int
+    body: bytes
+
+    def json(self):
+        return json.loads(self.body)
+
+
+@dataclass
+class Stream:
+    """A running `anabranch stream`."""
+
+    home: Path
+    process: subprocess.Popen
+    url: str
+    log: Path
+    extra: dict = field(default_factory=dict)
+
+    def ask(self, path, body=None, timeout=30.0):
+        """GET, or POST if there is a body. Answers of any status are returned."""
+        data = body.encode() if isinstance(body, str) else body
+        request = urllib.request.Request(self.url + path, data=data)
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as response:
+                return Answer(response.status, response.read())
+        except urllib.error.HTTPError as error:
+            return Answer(error.code, error.read())
+
+    def status(self):
+        return self.ask("/status").json()
+
+    def wait_committed(self, seconds=60.0):
+        """Waits until every record in the log is delivered and committed."""
+
+        def committed():
+            return all(shard["committed"] >= shard["newest"] for shard in self.status()["shards"])
+
+        wait_until("every record is committed", committed, seconds)
+
+    def stop(self):
+        """Asks it to end, as an operator does, and returns its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout=60)
+
+    def kill(self):
+        """SIGKILL."""
+        self.process.kill()
+        self.process.wait(timeout=60)
+
+    def told(self):
+        """What it wrote to its terminal."""
+        return self.log.read_text(errors="replace")
+
+
+@dataclass
+class Home:
+    """A home folder and the streams started on it."""
+
+    path: Path
+    streams: list = field(default_factory=list)
+
+    @property
+    def state(self):
+        return self.path / "state"
+
+    @property
+    def delivered(self):
+        return self.path / "delivered"
+
+    def start(self, **env):
+        """Starts a stream and waits until it is healthy."""
+        log = self.path / f"stream-{len(self.streams)}.log"
+        command = [BINARY, "--home", self.path, "stream", "--listen", "127.0.0.1:0"]
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                command, cwd=self.path, env=environment(**env), stdout=out, stderr=subprocess.STDOUT
+            )
+        stream = Stream(self.path, process, "", log)
+        self.streams.append(stream)
+
+        def url():
+            if process.poll() is not None:
+                pytest.fail(f"the stream ended with {process.returncode}:\n{stream.told()}")
+            found = re.search(r"http://127\.0\.0\.1:\d+", stream.told())
+            return found and found.group(0)
+
+        stream.url = wait_until("the stream tells its address", url, START_SECONDS)
+        wait_until("the stream is healthy", lambda: stream.ask("/healthz").status == 200, START_SECONDS)
+        return stream
+
+    def end(self):
+        for stream in self.streams:
+            if stream.process.poll() is None:
+                stream.kill()
+
+    def objects(self):
+        """Delivered objects that are not hidden (temporary) files."""
+        return sorted(
+            path
+            for path in (self.delivered / "recommendations").rglob("*.jsonl.zst")
+            if not any(part.startswith(".") for part in path.relative_to(self.delivered).parts)
+        )
+
+    def lists(self):
+        """Every delivered list, each object checked against its trailer; the chains are checked too."""
+        lists, reach = [], {}
+        for path in self.objects():
+            trailer, lines = read_object(path)
+            branch = (path.parts[len(self.delivered.parts) + 1], trailer["shard"])
+            reach.setdefault(branch, []).append((trailer["after"], trailer["first"], trailer["last"]))
+            lists += lines
+        for branch, ranges in reach.items():
+            for before, (after, first, last) in zip([None, *sorted(ranges)], sorted(ranges)):
+                assert after < first <= last, f"{branch}: a range runs backwards"
+                assert before is None or after == before[2], f"{branch}: a gap or an overlap after {before}"
+        return lists
+
+    def dead_letters(self):
+        letters = []
+        for path in sorted((self.delivered / "dead-letters").rglob("*.jsonl.zst")):
+            letters += [json.loads(line) for line in decompress(path.read_bytes()).splitlines()]
+        return letters
+
+
+def decompress(data):
+    """What any zstd reader sees: the lines; the trailer is a skippable frame."""
+    return zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True).read()
+
+
+def read_object(path):
+    """Trailer and lists of a delivered object, verified as docs/formats.md says."""
+    data = path.read_bytes()
+    trailer_bytes = data[-TRAILER_BYTES:]
+    assert trailer_bytes[:4] == ZSTD_SKIPPABLE_MAGIC, f"{path}: no trailer"
+    assert int.from_bytes(trailer_bytes[4:8], "little") == TRAILER_BYTES - 8, f"{path}: size of the trailer"
+    trailer = json.loads(trailer_bytes[8:])
+    lines = decompress(data)
+    assert trailer["version"] == 1
+    assert len(lines) == trailer["bytes"], f"{path}: length"
+    assert xxhash.xxh3_128_hexdigest(lines) == trailer["digest"], f"{path}: digest"
+    shard, after = path.name.split(".")[0].split("-")
+    assert (int(shard), int(after)) == (trailer["shard"], trailer["after"]), f"{path}: its name"
+    counts = trailer["counts"]
+    outcomes = counts["delivered"] + counts["superseded"] + counts["duplicate"] + counts["late"]
+    assert counts["accepted"] == outcomes, f"{path}: {counts}"
+    lists = [json.loads(line) for line in lines.splitlines()]
+    assert len(lists) == counts["delivered"], f"{path}: {counts}"
+    return trailer, lists
+
+
+@pytest.fixture(scope="session")
+def made_home(tmp_path_factory):
+    """The home that `anabranch demo --exit` leaves behind; never changed by a test."""
+    if not BINARY.is_file():
+        pytest.fail(f"{BINARY} is not there: run `cargo build --release`, or name the binary in ANABRANCH_BIN")
+    path = tmp_path_factory.mktemp("made") / "home"
+    path.mkdir()
+    done = subprocess.run(
+        [BINARY, "demo", "--home", path, "--exit"],
+        cwd=path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=DEMO_SECONDS,
+        check=False,
+    )
+    if done.returncode != 0:
+        sys.stderr.write(done.stdout.decode(errors="replace"))
+        pytest.fail(f"the demo ended with {done.returncode}")
+    return path
+
+
+@pytest.fixture
+def home(made_home, tmp_path):
+    """A copy of the demo's home without what the demo delivered; its streams are ended with the test."""
+    path = tmp_path / "home"
+    shutil.copytree(made_home, path, ignore=shutil.ignore_patterns("shop", "scratch"))
+    home = Home(path)
+    yield home
+    home.end()
