@@ -172,6 +172,11 @@ impl Worker {
         matches!(self.phase, Phase::Open) && self.first.is_none()
     }
 
+    /// The shard.
+    pub const fn shard(&self) -> u32 {
+        self.shard
+    }
+
     /// Everything up to here is applied.
     pub const fn processed(&self) -> u64 {
         self.processed
