@@ -84,8 +84,8 @@ impl App {
     /// A new id for a request, in the form that AWS's have. Unique within the process, no secret.
     pub(crate) fn request_id(&self) -> String {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
-        let started = self.stream.shared().clock.now_ms() as u64;
-        format!("{:08x}-{:04x}-4000-8000-{:012x}", started >> 16 & 0xffff_ffff, started & 0xffff, number)
+        let now = self.stream.shared().clock.now_ms() as u64;
+        format!("{:08x}-{:04x}-4000-8000-{number:012x}", (now >> 16) & 0xffff_ffff, now & 0xffff)
     }
 
     /// Hands events over and waits for their sync. `room` is held until the events left the queue, even if the
@@ -156,7 +156,7 @@ pub async fn serve(
         if told.await.is_ok() {
             tokio::time::sleep(GRACE).await;
         } else {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     };
     tokio::select! {

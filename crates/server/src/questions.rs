@@ -170,9 +170,9 @@ pub(crate) async fn personalize(State(app): State<Arc<App>>, body: Taken) -> Res
     let answer = list(app, key, length, hide).await?;
     // Equal answers have equal ids: what was shown is named, not the moment of asking.
     let said = serde_json::to_vec(&answer).map_err(|error| Refusal::internal(error.to_string()))?;
-    let digest = Sha256::digest(said);
-    let name: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let digest: [u8; 32] = Sha256::digest(said).into();
+    let name = digest[..16].iter().fold(0_u128, |name, byte| (name << 8) | u128::from(*byte));
     let item_list =
         answer.items.into_iter().map(|item| PersonalizeItem { item_id: item.item_id, score: item.score }).collect();
-    Ok(Json(PersonalizeAnswer { item_list, recommendation_id: format!("RID-{name}") }))
+    Ok(Json(PersonalizeAnswer { item_list, recommendation_id: format!("RID-{name:032x}") }))
 }

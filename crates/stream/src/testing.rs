@@ -2,6 +2,7 @@
 //! still. No part of the API: it is hidden from the docs, panics on any fault, and may change at any time.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -25,7 +26,6 @@ pub struct TestClock(AtomicI64);
 
 impl TestClock {
     /// At [`NOW_MS`].
-    #[allow(clippy::new_ret_no_self)]
     pub fn new() -> Arc<Self> {
         Arc::new(Self(AtomicI64::new(NOW_MS)))
     }
@@ -64,7 +64,7 @@ pub fn model() -> Arc<Model> {
         ials: IalsSettings { dim: 8, iterations: 4, ..IalsSettings::default() },
         ..LearnSettings::default()
     };
-    let provenance = Provenance { events: &events(), as_of_ms: NOW_MS, titles: &[], metrics: Default::default() };
+    let provenance = Provenance { events: &events(), as_of_ms: NOW_MS, titles: &[], metrics: BTreeMap::new() };
     let learned = learn(Kernels::best(), &rows, &index, &settings, &provenance, |_| {}).unwrap();
     let snapshot = Arc::new(Snapshot::from_bytes(&learned.snapshot).unwrap());
     Arc::new(Model::new(snapshot, "0123456789abcdef", Kernels::best()).unwrap())

@@ -53,14 +53,14 @@ async fn a_record_goes_to_the_shard_of_its_key_and_becomes_a_list() {
     let mut steered = put(event("e", "i1", "view", 0).as_bytes(), "e");
     steered["ExplicitHashKey"] = u128::MAX.to_string().into();
     assert_eq!(call(&world, "PutRecord", &steered).await.json()["ShardId"], "shardId-000000000001");
+    let mut steered = put(event("e", "i2", "view", 0).as_bytes(), "e");
     steered["ExplicitHashKey"] = "0".into();
     assert_eq!(call(&world, "PutRecord", &steered).await.json()["ShardId"], "shardId-000000000000");
     world.flush().await;
     let mut users: Vec<String> =
         world.lines("recommendations").iter().map(|line| line["userId"].as_str().unwrap().to_owned()).collect();
     users.sort();
-    // The second record of "e" says what the first said: a duplicate.
-    assert_eq!(users, ["a", "b", "c", "d", "e"]);
+    assert_eq!(users, ["a", "b", "c", "d", "e", "e"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -90,9 +90,7 @@ async fn what_the_queue_has_no_room_for_is_told_record_by_record() {
         assert!(outcome["SequenceNumber"].is_null());
     }
     world.flush().await;
-    let times: Vec<i64> =
-        world.lines("recommendations").iter().map(|line| line["eventTime"].as_i64().unwrap_or_default()).collect();
-    assert_eq!(times.len(), 3, "exactly the first three were taken");
+    assert_eq!(world.lines("recommendations").len(), 3, "exactly the first three were taken");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,6 +5,7 @@ mod admin;
 mod kinesis;
 mod plain;
 mod questions;
+mod serving;
 
 use std::sync::Arc;
 

@@ -124,6 +124,9 @@ async fn a_failing_sink_blocks_input_with_its_reason_and_is_survived() {
         ..FaultPlan::default()
     });
     assert_eq!(world.post("/events", event("a", "i1", "view", 1)).await.status, StatusCode::OK);
+    // The test's clock stands still, so a flush makes the cut.
+    let app = std::sync::Arc::clone(&world.app);
+    let flushing = tokio::task::spawn_blocking(move || app.stream().flush());
     let mut health = world.get("/healthz").await;
     for _ in 0..2000 {
         if health.status != StatusCode::OK {
@@ -139,7 +142,13 @@ async fn a_failing_sink_blocks_input_with_its_reason_and_is_survived() {
     assert!(got.headers.contains_key("retry-after"));
     assert!(world.get("/metrics").await.text().contains("anabranch_blocked 1\n"));
     world.sink.set_plan(FaultPlan::default());
-    world.flush().await;
+    flushing.await.unwrap().unwrap();
+    for _ in 0..2000 {
+        if world.get("/healthz").await.status == StatusCode::OK {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     assert_eq!(world.get("/healthz").await.status, StatusCode::OK);
     assert_eq!(world.post("/events", event("a", "i2", "view", 2)).await.status, StatusCode::OK);
     world.flush().await;
