@@ -117,27 +117,7 @@ impl<'a> Dataset<'a> {
     pub fn histories(&self) -> impl Iterator<Item = HistoryEntry> + use<'a> {
         let store = self.store;
         let files: Vec<DataFile> = self.of_kind("histories").cloned().collect();
-        files.into_iter().flat_map(move |file| {
-            let opened = ObjectPath::new(file.path.as_str()).and_then(|path| store.open(&path));
-            let corrupt = |error: &dyn std::fmt::Display| BatchError::Corrupt {
-                place: file.path.clone(),
-                detail: error.to_string(),
-            };
-            let entries: Box<dyn Iterator<Item = HistoryEntry>> = match opened {
-                Err(error) => Box::new(std::iter::once(Err(BatchError::from(error)))),
-                Ok(reader) => match HistoryFileReader::new(std::io::BufReader::new(reader), file.path.clone()) {
-                    Err(error) => Box::new(std::iter::once(Err(corrupt(&error)))),
-                    Ok(reader) => {
-                        let path = file.path.clone();
-                        Box::new(reader.map(move |entry| {
-                            entry
-                                .map_err(|error| BatchError::Corrupt { place: path.clone(), detail: error.to_string() })
-                        }))
-                    }
-                },
-            };
-            entries
-        })
+        files.into_iter().flat_map(move |file| read_histories(store, &file))
     }
 
     /// The catalogue; within a file in order of id.
@@ -186,12 +166,7 @@ impl<'a> Dataset<'a> {
         files.sort_by_key(|file| file.path.rsplit('-').next().map(str::to_owned));
         let mut entries = Vec::new();
         for file in files {
-            let packed = self.store.get(&ObjectPath::new(file.path.as_str())?)?;
-            let mut lines = String::new();
-            zstd::stream::read::Decoder::new(&packed[..])
-                .and_then(|mut decoder| decoder.read_to_string(&mut lines))
-                .map_err(|error| corrupt(&file.path, &error.to_string()))?;
-            for line in lines.lines() {
+            for line in read_quarantine(self.store, file)?.lines() {
                 entries.push(serde_json::from_str(line).map_err(|error| corrupt(&file.path, &error.to_string()))?);
             }
         }
@@ -218,11 +193,35 @@ impl<'a> Dataset<'a> {
     }
 }
 
-fn day_of(file: &DataFile) -> Option<&str> {
+/// The histories of one file: key and encoded bytes, in order of key.
+pub(crate) fn read_histories(store: &dyn ObjectStore, file: &DataFile) -> Box<dyn Iterator<Item = HistoryEntry>> {
+    let place = file.path.clone();
+    let reader = match ObjectPath::new(place.as_str()).and_then(|path| store.open(&path)) {
+        Err(error) => return Box::new(std::iter::once(Err(BatchError::from(error)))),
+        Ok(reader) => HistoryFileReader::new(std::io::BufReader::new(reader), place.clone()),
+    };
+    match reader {
+        Err(error) => Box::new(std::iter::once(Err(corrupt(&place, &error.to_string())))),
+        Ok(reader) => Box::new(reader.map(move |entry| entry.map_err(|error| corrupt(&place, &error.to_string())))),
+    }
+}
+
+/// The lines of one file of the quarantine.
+pub(crate) fn read_quarantine(store: &dyn ObjectStore, file: &DataFile) -> Result<String, BatchError> {
+    let packed = store.get(&ObjectPath::new(file.path.as_str())?)?;
+    let mut lines = String::new();
+    zstd::stream::read::Decoder::new(&packed[..])
+        .and_then(|mut decoder| decoder.read_to_string(&mut lines))
+        .map_err(|error| corrupt(&file.path, &error.to_string()))?;
+    Ok(lines)
+}
+
+/// The day of a file of interactions.
+pub(crate) fn day_of(file: &DataFile) -> Option<&str> {
     file.path.split('/').find_map(|part| part.strip_prefix("day="))
 }
 
-fn corrupt(place: &str, detail: &str) -> BatchError {
+pub(crate) fn corrupt(place: &str, detail: &str) -> BatchError {
     BatchError::Corrupt { place: place.to_owned(), detail: detail.to_owned() }
 }
 

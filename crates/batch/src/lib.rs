@@ -7,6 +7,7 @@
 //! | [`etl`] | map → shuffle by user → fold → days, the report, and publication |
 //! | [`dataset`] | the published dataset, read back |
 //! | [`train`] | histories → rows → evaluate → learn → publish → embeddings; bulk lists |
+//! | [`erase`] | what belongs to one owner leaves the published dataset |
 //! | [`generate`] | the built-in shop: a deterministic data set with known ground truth |
 //!
 //! It promises: the same input gives the same dataset, byte for byte, whatever the number of threads; every row read is
@@ -14,6 +15,7 @@
 //! It does not deliver or serve, and reads no clock, chance or environment: they are arguments.
 
 pub mod dataset;
+pub mod erase;
 pub mod etl;
 pub mod generate;
 pub mod input;

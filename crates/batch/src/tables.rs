@@ -31,6 +31,46 @@ pub(crate) enum Column {
     Bool(Vec<bool>),
 }
 
+impl Column {
+    /// The text of each row; nothing for columns of another kind.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = Option<&[u8]>> {
+        let (values, present): (&[ByteArray], &[i16]) = match self {
+            Self::Text { values, present } => (values, present),
+            _ => (&[], &[]),
+        };
+        let rows = if present.is_empty() { values.len() } else { present.len() };
+        let mut values = values.iter();
+        (0..rows).map(move |row| {
+            let held = present.get(row).is_none_or(|&level| level > 0);
+            if held { values.next().map(ByteArray::data) } else { None }
+        })
+    }
+
+    /// Leaves out the rows where `keep` says false.
+    pub(crate) fn retain(&mut self, keep: &[bool]) {
+        fn rows<T>(values: &mut Vec<T>, keep: &[bool]) {
+            let mut keep = keep.iter();
+            values.retain(|_| keep.next().copied().unwrap_or(true));
+        }
+        fn held<T>(values: &mut Vec<T>, present: &mut Vec<i16>, keep: &[bool]) {
+            if !present.is_empty() {
+                let mut of_values = keep.iter().zip(present.iter()).filter(|(_, level)| **level > 0);
+                values.retain(|_| of_values.next().is_none_or(|(keep, _)| *keep));
+                rows(present, keep);
+            } else {
+                rows(values, keep);
+            }
+        }
+        match self {
+            Self::Text { values, present } => held(values, present, keep),
+            Self::Float { values, present } => held(values, present, keep),
+            Self::Double { values, present } => held(values, present, keep),
+            Self::Long(values) => rows(values, keep),
+            Self::Bool(values) => rows(values, keep),
+        }
+    }
+}
+
 /// A kind of file: schema and how its columns are written.
 #[derive(Debug)]
 pub(crate) struct Table {
@@ -108,6 +148,11 @@ impl TableReader {
 
     /// The columns of the next row group, in schema order.
     pub(crate) fn next_group(&mut self) -> Result<Option<(usize, Vec<Column>)>, BatchError> {
+        self.next_columns(usize::MAX)
+    }
+
+    /// The first `count` columns of the next row group, in schema order; the others are not decoded.
+    pub(crate) fn next_columns(&mut self, count: usize) -> Result<Option<(usize, Vec<Column>)>, BatchError> {
         if self.next >= self.reader.num_row_groups() {
             return Ok(None);
         }
@@ -117,7 +162,7 @@ impl TableReader {
             let group = self.reader.get_row_group(group)?;
             let rows = usize::try_from(group.metadata().num_rows()).unwrap_or(0);
             let mut columns = Vec::new();
-            for index in 0..group.num_columns() {
+            for index in 0..group.num_columns().min(count) {
                 let optional = group.metadata().column(index).column_descr().max_def_level() > 0;
                 columns.push(match group.get_column_reader(index)? {
                     ColumnReader::ByteArrayColumnReader(r) => {

@@ -37,7 +37,6 @@ use self::days::Days;
 use self::fold::FoldRules;
 use self::map::MapRules;
 use self::partition::{PartitionCounts, fold_partition};
-use self::publish::Publisher;
 use self::quarantine::Quarantine;
 use self::report::{Counts, EtlReport, FileReport, HistoryCounts};
 use self::shuffle::{Spill, partition_count};
@@ -46,8 +45,11 @@ use crate::BatchError;
 use crate::input::{Columns, FileOutcome, InputFile, InputOptions, Reading, RowSink, read_rows, resolve};
 use crate::mapping::{Mapping, TableMapping};
 
-pub(crate) use publish::newest_manifest;
+pub(crate) use attributes::users_table;
+pub(crate) use days::interactions_table;
 pub use publish::{DataFile, Manifest, Published};
+pub(crate) use publish::{Publisher, highest_number, name_parts, newest_manifest, settle, write_report};
+pub(crate) use quarantine::compress;
 pub use quarantine::{FILE_CODE, Quarantined};
 pub use sinks::{EachEvent, read_events};
 

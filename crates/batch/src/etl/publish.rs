@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use anabranch_stores::lake::{ObjectPath, ObjectStore, PutOutcome};
@@ -16,6 +17,8 @@ use crate::BatchError;
 pub(crate) const FORMAT: u32 = 1;
 /// Folder of the manifests.
 pub(crate) const MANIFESTS: &str = "manifests";
+/// Hexadecimal digits of a file's digest in its name.
+const DIGEST_DIGITS: usize = 32;
 /// Folders whose files belong to a manifest.
 const DATA_FOLDERS: [&str; 5] = ["interactions", "catalog", "users", "histories", "quarantine"];
 
@@ -81,43 +84,109 @@ impl<'a> Publisher<'a> {
         rows: u64,
     ) -> Result<(), BatchError> {
         let sha256 = hex(&Sha256::digest(bytes));
-        let stem = if folder.ends_with('-') { folder.to_owned() } else { format!("{folder}/") };
-        let path = format!("{stem}{}{suffix}", &sha256[..32]);
+        let path = content_path(folder, &sha256, suffix);
         let size = bytes.len() as u64;
         if self.existing.get(&path) != Some(&size) {
             // A racing run may have created the same content: then it is there, and that is all that is asked.
             let (PutOutcome::Created | PutOutcome::AlreadyExists) =
                 self.store.put_new(&ObjectPath::new(path.as_str())?, bytes)?;
         }
-        let file = DataFile { path, kind: kind.to_owned(), bytes: size, sha256, rows };
-        self.files.lock().unwrap_or_else(PoisonError::into_inner).push(file);
+        self.keep(DataFile { path, kind: kind.to_owned(), bytes: size, sha256, rows });
         Ok(())
+    }
+
+    /// Like [`put`](Self::put), from a file of `bytes` bytes with this digest, which is never in memory whole.
+    pub(crate) fn put_file(
+        &self,
+        kind: &str,
+        folder: &str,
+        suffix: &str,
+        source: &Path,
+        (digest, bytes): (&[u8], u64),
+        rows: u64,
+    ) -> Result<(), BatchError> {
+        let sha256 = hex(digest);
+        let path = content_path(folder, &sha256, suffix);
+        if self.existing.get(&path) != Some(&bytes) {
+            // It replaces nothing but the same content.
+            self.store.put_file(&ObjectPath::new(path.as_str())?, source)?;
+        }
+        self.keep(DataFile { path, kind: kind.to_owned(), bytes, sha256, rows });
+        Ok(())
+    }
+
+    /// Names a file that is there already.
+    pub(crate) fn keep(&self, file: DataFile) {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).push(file);
+    }
+
+    /// Writes manifest `number` (the highest of all when the run began, and one), which replaces the dataset that the
+    /// run read: if somebody published meanwhile, nothing changes and the answer is [`BatchError::Raced`].
+    pub(crate) fn commit_as(self, number: u64, report: &EtlReport) -> Result<(), BatchError> {
+        let manifest = manifest_of(self.files, report);
+        create_manifest(self.store, number, &manifest)?;
+        // Only a dataset that is whole may push another one out.
+        match newest_manifest(self.store)? {
+            Some((newest, _)) if newest == number => {}
+            _ => return Err(BatchError::Raced { number }),
+        }
+        write_report(self.store, report)?;
+        clean_up(self.store, number, &manifest)
     }
 
     /// Writes the manifest unless the newest says the same, then the report, then removes what no longer belongs.
     pub(crate) fn commit(self, report: &EtlReport) -> Result<(Published, Manifest), BatchError> {
-        let mut files = self.files.into_inner().unwrap_or_else(PoisonError::into_inner);
-        files.sort_unstable();
-        files.dedup();
-        let manifest = Manifest { format: FORMAT, files, report: report.clone() };
+        let manifest = manifest_of(self.files, report);
         let (published, newest) = match newest_manifest(self.store)? {
             Some((number, held)) if held == manifest => (Published::Unchanged(number), number),
             _ => {
                 let number = highest_number(self.store)? + 1;
-                match self.store.put_new(&manifest_path(number)?, &pretty(&manifest))? {
-                    PutOutcome::Created => (Published::New(number), number),
-                    // A lost answer, perhaps: if it is ours, it is done.
-                    PutOutcome::AlreadyExists if read_manifest(self.store, number)? == manifest => {
-                        (Published::New(number), number)
-                    }
-                    PutOutcome::AlreadyExists => return Err(BatchError::Raced { number }),
-                }
+                create_manifest(self.store, number, &manifest)?;
+                (Published::New(number), number)
             }
         };
         write_report(self.store, report)?;
         clean_up(self.store, newest, &manifest)?;
         Ok((published, manifest))
     }
+}
+
+fn manifest_of(files: Mutex<Vec<DataFile>>, report: &EtlReport) -> Manifest {
+    let mut files = files.into_inner().unwrap_or_else(PoisonError::into_inner);
+    files.sort_unstable();
+    files.dedup();
+    Manifest { format: FORMAT, files, report: report.clone() }
+}
+
+fn create_manifest(store: &dyn ObjectStore, number: u64, manifest: &Manifest) -> Result<(), BatchError> {
+    match store.put_new(&manifest_path(number)?, &pretty(manifest))? {
+        PutOutcome::Created => Ok(()),
+        // A lost answer, perhaps: if it is ours, it is done.
+        PutOutcome::AlreadyExists if read_manifest(store, number)? == *manifest => Ok(()),
+        PutOutcome::AlreadyExists => Err(BatchError::Raced { number }),
+    }
+}
+
+/// `folder/<digest><suffix>`, or `folder<digest><suffix>` if the folder ends with the beginning of a name.
+fn content_path(folder: &str, sha256: &str, suffix: &str) -> String {
+    let slash = if folder.ends_with('-') { "" } else { "/" };
+    format!("{folder}{slash}{}{suffix}", &sha256[..DIGEST_DIGITS])
+}
+
+/// Folder and suffix of a path made by [`Publisher::put`], as it takes them.
+pub(crate) fn name_parts(file: &DataFile) -> Option<(&str, &str)> {
+    let (folder, suffix) = file.path.split_once(file.sha256.get(..DIGEST_DIGITS)?)?;
+    Some((folder.strip_suffix('/').unwrap_or(folder), suffix))
+}
+
+/// Finishes a publication that was cut off after its manifest: the report, then what no longer belongs. Writes and
+/// removes nothing if nothing was cut off.
+pub(crate) fn settle(store: &dyn ObjectStore, number: u64, manifest: &Manifest) -> Result<(), BatchError> {
+    let older = |path: &ObjectPath| number_of(path).is_some_and(|older| older < number);
+    if store.list(MANIFESTS)?.iter().any(|meta| older(&meta.path)) {
+        write_report(store, &manifest.report)?;
+    }
+    clean_up(store, number, manifest)
 }
 
 /// Writes `report.json` if it says something new.
@@ -188,7 +257,8 @@ fn read_manifest(store: &dyn ObjectStore, number: u64) -> Result<Manifest, Batch
     serde_json::from_slice(&bytes).map_err(corrupt)
 }
 
-fn highest_number(store: &dyn ObjectStore) -> Result<u64, BatchError> {
+/// The highest number of any manifest, readable or not; 0 if there is none.
+pub(crate) fn highest_number(store: &dyn ObjectStore) -> Result<u64, BatchError> {
     Ok(store.list(MANIFESTS)?.iter().filter_map(|meta| number_of(&meta.path)).max().unwrap_or(0))
 }
 

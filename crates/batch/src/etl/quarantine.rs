@@ -121,8 +121,7 @@ impl Quarantine {
             rest = tail;
             if lines.len() >= FILE_BYTES || rest.is_empty() {
                 let count = memchr::memchr_iter(b'\n', &lines).count() as u64;
-                let packed = compress(&lines)
-                    .map_err(|error| BatchError::Encode { what: "quarantine", detail: error.to_string() })?;
+                let packed = compress(&lines)?;
                 publisher.put("quarantine", "quarantine", &format!("-{number:05}.jsonl.zst"), &packed, count)?;
                 lines.clear();
                 number += 1;
@@ -132,8 +131,12 @@ impl Quarantine {
     }
 }
 
-fn compress(lines: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 3)?;
-    encoder.write_all(lines)?;
-    encoder.finish()
+/// The bytes of a file of `lines`.
+pub(crate) fn compress(lines: &[u8]) -> Result<Vec<u8>, BatchError> {
+    let pack = || {
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 3)?;
+        encoder.write_all(lines)?;
+        encoder.finish()
+    };
+    pack().map_err(|error: std::io::Error| BatchError::Encode { what: "quarantine", detail: error.to_string() })
 }
