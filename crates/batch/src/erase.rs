@@ -346,7 +346,9 @@ impl<'a> Erasure<'a> {
                     return Err(corrupt(&file.path, "its columns are not those of interactions"));
                 }
                 self.count_rows(&columns, &keep);
-                columns.iter_mut().for_each(|column| column.retain(&keep));
+                for column in &mut columns {
+                    column.retain(&keep);
+                }
                 let kept = keep.iter().filter(|keep| **keep).count();
                 left += kept as u64;
                 if kept > 0 {
@@ -408,7 +410,9 @@ impl<'a> Erasure<'a> {
             if keep.len() != rows {
                 return Err(corrupt(&file.path, "its columns differ in length"));
             }
-            columns.iter_mut().for_each(|column| column.retain(&keep));
+            for column in &mut columns {
+                column.retain(&keep);
+            }
             let kept = keep.iter().filter(|keep| **keep).count();
             left += kept as u64;
             if kept > 0 {

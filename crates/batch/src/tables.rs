@@ -53,12 +53,12 @@ impl Column {
             values.retain(|_| keep.next().copied().unwrap_or(true));
         }
         fn held<T>(values: &mut Vec<T>, present: &mut Vec<i16>, keep: &[bool]) {
-            if !present.is_empty() {
+            if present.is_empty() {
+                rows(values, keep);
+            } else {
                 let mut of_values = keep.iter().zip(present.iter()).filter(|(_, level)| **level > 0);
                 values.retain(|_| of_values.next().is_none_or(|(keep, _)| *keep));
                 rows(present, keep);
-            } else {
-                rows(values, keep);
             }
         }
         match self {
