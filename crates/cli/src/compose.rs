@@ -171,7 +171,7 @@ impl Context {
     }
 
     /// Floors of forgotten owners, from the lake's erasure table.
-    pub(crate) fn lake_floors(&self, lake: &dyn ObjectStore) -> Result<HashMap<ErasedName, i64>, Failure> {
+    pub(crate) fn lake_floors(lake: &dyn ObjectStore) -> Result<HashMap<ErasedName, i64>, Failure> {
         let mut floors = HashMap::new();
         for object in lake.list("erasures")? {
             let name = object.path.name().to_owned();
@@ -187,7 +187,7 @@ impl Context {
     }
 
     /// Records floors in the lake's erasure table: create-only objects whose names say everything.
-    pub(crate) fn add_lake_floors(&self, lake: &dyn ObjectStore, floors: &[(ErasedName, i64)]) -> Result<(), Failure> {
+    pub(crate) fn add_lake_floors(lake: &dyn ObjectStore, floors: &[(ErasedName, i64)]) -> Result<(), Failure> {
         for (name, floor) in floors {
             let path = ObjectPath::new(format!("erasures/{name}.{floor}.json"))?;
             let body = format!("{{\"name\":\"{name}\",\"floorMs\":{floor}}}\n");
@@ -222,7 +222,7 @@ impl Context {
             Err(anabranch_batch::BatchError::NoDataset) => return Ok(0),
             Err(error) => return Err(error.into()),
         };
-        let floors: Vec<(ErasedName, i64)> = self.lake_floors(lake)?.into_iter().collect();
+        let floors: Vec<(ErasedName, i64)> = Self::lake_floors(lake)?.into_iter().collect();
         if !floors.is_empty() {
             state.add_floors(&floors)?;
         }
@@ -260,7 +260,7 @@ impl Context {
                 let text = std::fs::read_to_string(path).map_err(|e| Failure::io("read the mapping", path, &e))?;
                 Mapping::parse(&text).map_err(|error| Failure::input(format!("{}: {error}", path.display())))?
             }
-            None => Mapping::parse("")?,
+            None => Mapping::default(),
         };
         Ok((self.input_at(location), mapping))
     }

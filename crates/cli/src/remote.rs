@@ -22,7 +22,7 @@ pub(crate) struct ServerFile {
 
 const FILE: &str = "server.json";
 /// An erasure compacts the log; everything else answers at once.
-const TIMEOUT: Duration = Duration::from_secs(600);
+const TIMEOUT: Duration = Duration::from_mins(10);
 
 impl ServerFile {
     pub(crate) fn write(&self, state_folder: &Path) -> Result<(), Failure> {

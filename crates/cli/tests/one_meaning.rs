@@ -34,7 +34,8 @@ fn any_event() -> impl Strategy<Value = String> {
             let mut event = serde_json::json!({
                 "itemId": format!("i{item}"), "eventType": kind, "sentAt": NOW_MS - 100_000 + time * 1000,
             });
-            for (name, number) in [("userId", user.map(|u| format!("u{u}"))), ("sessionId", session.map(|s| format!("s{s}")))]
+            for (name, number) in
+                [("userId", user.map(|u| format!("u{u}"))), ("sessionId", session.map(|s| format!("s{s}")))]
             {
                 if let Some(number) = number {
                     event[name] = number.into();

@@ -242,6 +242,11 @@ impl History {
         self.classes.iter().all(Vec::is_empty)
     }
 
+    /// Whether nothing is remembered at all, but for a floor.
+    pub fn is_forgotten(&self) -> bool {
+        self.is_empty() && self.seen.is_empty() && self.sessions.is_empty() && self.alias.is_none()
+    }
+
     /// Time of the newest entry: the user's own "now".
     pub fn newest_ms(&self) -> Option<i64> {
         self.classes.iter().filter_map(|entries| entries.last()).map(|entry| entry.time_ms).max()

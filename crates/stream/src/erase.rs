@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use anabranch_events::HistoryKey;
 use anabranch_stores::lake::{LakeError, ObjectStore};
+use anabranch_stores::state::log::Rewrite;
 use serde_json::Value;
 
 use crate::object;
@@ -15,21 +16,22 @@ use crate::settings::Compression;
 /// Lines of one dead-letter object at most, in bytes: a cut holds fewer.
 const DEAD_BYTES_MAX: u64 = 4 << 30;
 
-/// The bytes of a record without what belongs to `owners`: `None` if nothing does, `Some(None)` if nothing is left.
-pub fn without(data: &[u8], owners: &BTreeSet<HistoryKey>) -> Option<Option<Vec<u8>>> {
+/// The bytes of a record without what belongs to `owners`.
+pub fn without(data: &[u8], owners: &BTreeSet<HistoryKey>) -> Rewrite {
     let Ok(Value::Object(mut record)) = serde_json::from_slice::<Value>(data) else {
-        return owners.iter().any(|owner| contains(data, owner.id().as_bytes())).then_some(None);
+        let is_theirs = owners.iter().any(|owner| contains(data, owner.id().as_bytes()));
+        return if is_theirs { Rewrite::Empty } else { Rewrite::Keep };
     };
     if belongs(&record, owners) {
-        return Some(None);
+        return Rewrite::Empty;
     }
-    let Some(Value::Array(events)) = record.get_mut("eventList") else { return None };
+    let Some(Value::Array(events)) = record.get_mut("eventList") else { return Rewrite::Keep };
     let before = events.len();
     events.retain(|event| !event.as_object().is_some_and(|event| belongs(event, owners)));
     match (events.len(), before) {
-        (left, before) if left == before => None,
-        (0, _) => Some(None),
-        _ => Some(Some(serde_json::to_vec(&record).expect("JSON values serialise"))),
+        (left, before) if left == before => Rewrite::Keep,
+        (0, _) => Rewrite::Empty,
+        _ => Rewrite::Replace(serde_json::to_vec(&record).expect("JSON values serialise")),
     }
 }
 
@@ -81,7 +83,8 @@ pub fn erase_dead_letters(
         if kept.is_empty() {
             store.delete(&object.path)?;
         } else {
-            let compression = if object.path.as_str().ends_with(".gz") { Compression::Gzip } else { compression };
+            let is_gzip = bytes.starts_with(&[0x1f, 0x8b]);
+            let compression = if is_gzip { Compression::Gzip } else { compression };
             let bytes = object::compress(&kept, compression).expect("compressing into memory does not fail");
             store.put(&object.path, &bytes)?;
         }
@@ -90,16 +93,18 @@ pub fn erase_dead_letters(
 }
 
 fn is_about(line: &[u8], owners: &BTreeSet<HistoryKey>) -> bool {
-    let Ok(letter) = serde_json::from_slice::<Value>(line) else { return without(line, owners).is_some() };
+    let Ok(letter) = serde_json::from_slice::<Value>(line) else { return without(line, owners) != Rewrite::Keep };
     let key = letter.get("partitionKey").and_then(Value::as_str);
     if owners.iter().any(|owner| key == Some(owner.id())) {
         return true;
     }
     match (letter.get("raw").and_then(Value::as_str), letter.get("rawBase64").and_then(Value::as_str)) {
-        (Some(raw), _) => without(raw.as_bytes(), owners).is_some(),
+        (Some(raw), _) => without(raw.as_bytes(), owners) != Rewrite::Keep,
         (None, Some(encoded)) => {
             use base64::Engine as _;
-            base64::engine::general_purpose::STANDARD.decode(encoded).is_ok_and(|raw| without(&raw, owners).is_some())
+            base64::engine::general_purpose::STANDARD
+                .decode(encoded)
+                .is_ok_and(|raw| without(&raw, owners) != Rewrite::Keep)
         }
         (None, None) => false,
     }
@@ -118,21 +123,19 @@ mod tests {
     #[test]
     fn records_lose_what_belongs_to_the_owner() {
         let owners = owners();
-        let text = |data: &str| {
-            without(data.as_bytes(), &owners).map(|left| left.map(|bytes| String::from_utf8(bytes).unwrap()))
-        };
-        assert_eq!(text(r#"{"userId":"u1","itemId":"a"}"#), Some(None));
-        assert_eq!(text(r#"{"USER_ID":"u1"}"#), Some(None));
-        assert_eq!(text(r#"{"userId":"u2","sessionId":"s1"}"#), Some(None));
-        assert_eq!(text(r#"{"userId":"s1"}"#), None, "a user named like the session is somebody else");
-        assert_eq!(text(r#"{"userId":"u2","itemId":"u1"}"#), None);
-        assert_eq!(text("broken u1 {"), Some(None));
-        assert_eq!(text("broken"), None);
+        let after = |data: &str| without(data.as_bytes(), &owners);
+        assert_eq!(after(r#"{"userId":"u1","itemId":"a"}"#), Rewrite::Empty);
+        assert_eq!(after(r#"{"USER_ID":"u1"}"#), Rewrite::Empty);
+        assert_eq!(after(r#"{"userId":"u2","sessionId":"s1"}"#), Rewrite::Empty);
+        assert_eq!(after(r#"{"userId":"s1"}"#), Rewrite::Keep, "a user named like the session is somebody else");
+        assert_eq!(after(r#"{"userId":"u2","itemId":"u1"}"#), Rewrite::Keep);
+        assert_eq!(after("broken u1 {"), Rewrite::Empty);
+        assert_eq!(after("broken"), Rewrite::Keep);
         assert_eq!(
-            text(r#"{"eventList":[{"userId":"u1"},{"userId":"u2"}]}"#),
-            Some(Some(r#"{"eventList":[{"userId":"u2"}]}"#.to_owned()))
+            after(r#"{"eventList":[{"userId":"u1"},{"userId":"u2"}]}"#),
+            Rewrite::Replace(br#"{"eventList":[{"userId":"u2"}]}"#.to_vec())
         );
-        assert_eq!(text(r#"{"eventList":[{"userId":"u1"}]}"#), Some(None));
+        assert_eq!(after(r#"{"eventList":[{"userId":"u1"}]}"#), Rewrite::Empty);
     }
 
     #[test]

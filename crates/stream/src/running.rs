@@ -78,7 +78,7 @@ pub enum StartError {
     Model(#[from] anabranch_models::ModelError),
     /// A shard did not recover.
     #[error(transparent)]
-    Worker(#[from] WorkerError),
+    Worker(#[from] Box<WorkerError>),
     /// The sink does not answer.
     #[error("{0}")]
     Sink(String),
@@ -154,7 +154,7 @@ impl RunningStream {
         let mut last = 0;
         for shard in 0..shared.shard_count() {
             let mut worker = Worker::new(Arc::clone(&shared), shard);
-            if let Step::Stalled { .. } = worker.step()? {
+            if let Step::Stalled { .. } = worker.step().map_err(Box::new)? {
                 return Err(StartError::Sink(shared.blocked().unwrap_or_default()));
             }
             last = last.max(worker.processed());

@@ -306,15 +306,12 @@ impl Transform<'_> {
 
 impl Output {
     fn touch(&mut self, triggering: Triggering) {
-        match self.touched_by.get(&triggering.owner) {
-            Some(&place) => {
-                self.touched[place] = triggering;
-                self.counts.superseded += 1;
-            }
-            None => {
-                self.touched_by.insert(triggering.owner.clone(), self.touched.len());
-                self.touched.push(triggering);
-            }
+        if let Some(&place) = self.touched_by.get(&triggering.owner) {
+            self.touched[place] = triggering;
+            self.counts.superseded += 1;
+        } else {
+            self.touched_by.insert(triggering.owner.clone(), self.touched.len());
+            self.touched.push(triggering);
         }
     }
 }

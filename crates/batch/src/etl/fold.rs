@@ -45,6 +45,8 @@ pub struct Folded {
     pub attributes: Option<u32>,
     /// Rows of attributes that a later one replaces.
     pub attributes_replaced: u64,
+    /// Attributes of a forgotten owner who has not come back, left out.
+    pub attributes_erased: u64,
 }
 
 /// A row that cannot be decoded.
@@ -93,7 +95,11 @@ pub fn fold_owner(owner: &HistoryKey, rows: &[RowRef<'_>], rules: &FoldRules<'_>
         history.note_alias(alias);
         touched = true;
     }
-    folded.history = touched.then_some(history);
+    // Of a forgotten owner nothing is written, not even the name: the floor lives in the erasure table.
+    folded.history = (touched && !(floor.is_some() && history.is_forgotten())).then_some(history);
+    if floor.is_some() && folded.clean.is_empty() && folded.attributes.take().is_some() {
+        folded.attributes_erased = 1;
+    }
     Ok(folded)
 }
 

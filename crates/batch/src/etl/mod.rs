@@ -506,7 +506,7 @@ fn assemble(
             }
             _ => {
                 let (clean, duplicates) = (folded.users_with_attributes, folded.attributes_replaced);
-                report.users = Counts { clean, duplicates, ..counts };
+                report.users = Counts { clean, duplicates, filtered: folded.attributes_erased, ..counts };
             }
         }
     }

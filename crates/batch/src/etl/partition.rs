@@ -22,6 +22,7 @@ pub(crate) struct PartitionCounts {
     pub(crate) active_users: u64,
     pub(crate) users_with_attributes: u64,
     pub(crate) attributes_replaced: u64,
+    pub(crate) attributes_erased: u64,
     pub(crate) by_event_type: Vec<u64>,
     pub(crate) user_histories: u64,
     pub(crate) session_histories: u64,
@@ -38,6 +39,7 @@ impl PartitionCounts {
         self.active_users += other.active_users;
         self.users_with_attributes += other.users_with_attributes;
         self.attributes_replaced += other.attributes_replaced;
+        self.attributes_erased += other.attributes_erased;
         self.by_event_type.resize(self.by_event_type.len().max(other.by_event_type.len()), 0);
         self.by_event_type.iter_mut().zip(&other.by_event_type).for_each(|(mine, theirs)| *mine += theirs);
         self.user_histories += other.user_histories;
@@ -122,6 +124,7 @@ pub(crate) fn fold_partition(
         counts.duplicates += folded.duplicates;
         counts.erased += folded.erased;
         counts.attributes_replaced += folded.attributes_replaced;
+        counts.attributes_erased += folded.attributes_erased;
         for &index in &folded.clean {
             let row = rows[index as usize];
             counts.by_event_type[usize::from(row.event_type())] += 1;

@@ -63,5 +63,7 @@ fn personalize_needs_no_mapping() {
 fn movielens_maps() {
     let mapping = Mapping::parse(include_str!("../../../../examples/movielens.toml")).unwrap();
     let Some((_, report)) = etl("ml-latest-small", &mapping) else { return };
-    assert_eq!((report.interactions.read, report.interactions.quarantined), (100_836, 0));
+    assert_eq!((report.interactions.read, report.interactions.quarantined), (100_836, 10_902));
+    // Ratings given before the year 2000.
+    assert_eq!(report.quarantined_by_reason["time-too-old"], 10_902);
 }

@@ -78,7 +78,7 @@ struct Split {
     ids: Vec<String>,
     /// Entries before the split, and items after it, by owner in order of their keys.
     owners: Vec<(Vec<Entry>, Vec<ItemKey>)>,
-    split_ms: i64,
+    at_ms: i64,
     one_user_in: u64,
 }
 
@@ -144,7 +144,7 @@ fn split(request: &BacktestRequest<'_>, types: &EventTypes) -> Result<Split, Tra
         if matches!(&owner, HistoryKey::User(user) if bots.contains(&**user)) {
             continue;
         }
-        if one_user_in > 1 && ItemKey::of(owner.id()).0 % one_user_in != 0 {
+        if one_user_in > 1 && !ItemKey::of(owner.id()).0.is_multiple_of(one_user_in) {
             continue;
         }
         let item = ItemKey::of(&interaction.item);
@@ -167,7 +167,7 @@ fn split(request: &BacktestRequest<'_>, types: &EventTypes) -> Result<Split, Tra
     let mut owners: Vec<_> = owners.into_iter().collect();
     owners.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     let owners = owners.into_iter().map(|(_, sides)| sides).collect();
-    Ok(Split { ids: ids.into_values().collect(), owners, split_ms, one_user_in })
+    Ok(Split { ids: ids.into_values().collect(), owners, at_ms: split_ms, one_user_in })
 }
 
 fn one_quota(
@@ -193,7 +193,7 @@ fn one_quota(
     }
     let matrix = Interactions::from_rows(index.len(), rows)?;
     let provenance =
-        Provenance { events, as_of_ms: split.split_ms, titles: &[], metrics: std::collections::BTreeMap::new() };
+        Provenance { events, as_of_ms: split.at_ms, titles: &[], metrics: std::collections::BTreeMap::new() };
     let learned = learn(request.kernels, &matrix, &index, request.model, &provenance, |progress| {
         (request.progress)(TrainProgress {
             phase: "evaluate",
@@ -212,13 +212,7 @@ fn one_quota(
         for (subject, report) in
             [(Subject::Model, model), (Subject::Popularity, popular), (Subject::OwnMostFrequent, frequent)]
         {
-            table.push(BacktestRow {
-                quota,
-                subject,
-                report,
-                split_ms: split.split_ms,
-                one_user_in: split.one_user_in,
-            });
+            table.push(BacktestRow { quota, subject, report, split_ms: split.at_ms, one_user_in: split.one_user_in });
         }
     }
     Ok(())
@@ -235,6 +229,7 @@ fn known(items: impl Iterator<Item = ItemKey>, index: &ItemIndex) -> (Vec<u32>, 
     (found, unknown)
 }
 
+#[allow(clippy::needless_pass_by_value)] // the shape that `map_err` takes
 fn told<E: std::error::Error>(error: EvaluateError<E>) -> TrainError {
     TrainError::Evaluate(error.to_string())
 }

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use anabranch_events::{History, HistoryKey};
-use anabranch_models::{Hide, Model, Query};
+use anabranch_models::{Hide, Model, Query, Scored};
 use anabranch_stores::lake::{ObjectPath, ObjectStore};
 use serde::Serialize;
 
@@ -81,7 +81,7 @@ pub fn recommend_all<E: From<TrainError>>(
                 input: Input { user_id: user },
                 output: Output {
                     recommended_items: list.iter().map(|scored| model.snapshot().item_id(scored.item())).collect(),
-                    scores: list.iter().map(|scored| scored.score()).collect(),
+                    scores: list.iter().map(Scored::score).collect(),
                 },
                 error: None,
             };

@@ -13,7 +13,7 @@ pub const ITEMS: &str = "items";
 pub const USERS: &str = "users";
 
 /// Stores both collections and drops those of versions beyond the newest few. Vectors without a direction (an item
-/// whose factors vanished) are left out: cosine has no meaning for them. Returns how many of each were stored.
+/// whose factors vanished) are left out, cosine has no meaning for them; so are items that too few users touched. Returns how many of each were stored.
 pub fn store(
     vectors: &dyn VectorStore,
     version: &str,
@@ -24,13 +24,17 @@ pub fn store(
 ) -> Result<(u64, u64), TrainError> {
     let dim = model.settings.dim;
     let has_direction = |vector: &[f32]| vector.iter().all(|x| x.is_finite()) && vector.iter().any(|x| *x != 0.0);
+    let mut users_of = vec![0_usize; training.index.len()];
+    for row in training.matrix.rows() {
+        row.items.iter().for_each(|item| users_of[*item as usize] += 1);
+    }
     let items: Vec<VectorRecord> = training
         .index
         .ids()
         .iter()
         .zip(model.item_factors.chunks_exact(dim))
         .enumerate()
-        .filter(|(_, (_, vector))| has_direction(vector))
+        .filter(|(item, (_, vector))| users_of[*item] >= settings.embedding_users_min && has_direction(vector))
         .map(|(item, (id, vector))| {
             let mut metadata = Metadata::new();
             let (title, category) = titles.get(item).copied().unwrap_or_default();

@@ -43,13 +43,22 @@ pub struct TrainingSettings {
     pub cutoff: usize,
     /// Interactions that evaluation holds in memory (32 bytes each); beyond it users are sampled by a hash of their id.
     pub evaluation_interactions_max: u64,
+    /// Users that an item needs for an embedding in the vector database: an item that one user touched has just that
+    /// user's direction, and thousands of equal directions say nothing and slow the index down.
+    pub embedding_users_min: usize,
     /// Versions whose embeddings stay in the vector database.
     pub embedding_versions_kept: usize,
 }
 
 impl Default for TrainingSettings {
     fn default() -> Self {
-        Self { test_days: 7, cutoff: 20, evaluation_interactions_max: 20_000_000, embedding_versions_kept: 2 }
+        Self {
+            test_days: 7,
+            cutoff: 20,
+            evaluation_interactions_max: 20_000_000,
+            embedding_users_min: 2,
+            embedding_versions_kept: 2,
+        }
     }
 }
 

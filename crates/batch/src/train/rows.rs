@@ -63,11 +63,11 @@ pub fn from_histories(dataset: &Dataset<'_>, types: &EventTypes) -> Result<Train
     compact(keys, rows, &index, newest_ms)
 }
 
+/// Histories by (user, session).
+type OwnedSessions = HashMap<(Box<str>, Box<str>), History>;
+
 /// Histories of sessions that are known to be somebody's, by owner and session.
-fn owned_sessions(
-    dataset: &Dataset<'_>,
-    types: &EventTypes,
-) -> Result<HashMap<(Box<str>, Box<str>), History>, TrainError> {
+fn owned_sessions(dataset: &Dataset<'_>, types: &EventTypes) -> Result<OwnedSessions, TrainError> {
     let mut sessions = HashMap::new();
     for entry in dataset.histories() {
         let (key, bytes) = entry?;

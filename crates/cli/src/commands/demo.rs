@@ -8,7 +8,7 @@ use anabranch_batch::dataset::Dataset;
 use anabranch_batch::generate::{ShopSettings, shop};
 use anabranch_batch::input::InputOptions;
 use anabranch_batch::mapping::Mapping;
-use anabranch_events::wire::time::{format_time_ms, parse_time_ms};
+use anabranch_events::wire::time::format_time_ms;
 use anabranch_events::{EventSettings, HistoryKey};
 use anabranch_models::Model;
 use anabranch_server::RecommendAnswer;
@@ -58,8 +58,8 @@ pub(crate) fn run(context: &Context, arguments: &DemoArgs) -> Result<(), Failure
     context.ui.step("1  Raw files → clean interactions, catalogue, histories (anabranch etl)");
     let everything = etl::publish(context, &input, &mapping, &etl::Options::default())?;
     everything.report.check_files()?;
-    let last_ms = last_day_end(everything.report.last_day.as_deref())?;
-    let cut_over_ms = last_ms - i64::from(arguments.replay_days) * DAY_MS - 1;
+    let last_ms = newest_event(context, everything.report.last_day.as_deref())?;
+    let cut_over_ms = last_ms - i64::from(arguments.replay_days) * DAY_MS;
     let outcome = etl::publish(
         context,
         &input,
@@ -78,7 +78,7 @@ pub(crate) fn run(context: &Context, arguments: &DemoArgs) -> Result<(), Failure
     let imported = context.warm(&state, &*context.lake()?)?;
     context.ui.say(format!("  warm start: {} histories", crate::ui::grouped(imported)));
     let stream = Arc::new(context.start_stream(state, None)?);
-    let window = Window { after_ms: cut_over_ms, until_ms: last_ms - 1 };
+    let window = Window { after_ms: cut_over_ms, until_ms: last_ms };
     let replayed = replay::through(context, &stream, &input, &mapping, window)?;
     replay::check(&replayed.counts)?;
     context.ui.say(replay::text(&replayed));
@@ -146,18 +146,22 @@ fn raw_files(context: &Context, arguments: &DemoArgs) -> Result<(InputOptions, M
         crate::ui::grouped(truth.bad.values().sum()),
     ));
     // The shop's files use Personalize's names: no mapping is needed.
-    Ok((context.input_at(&folder.display().to_string()), Mapping::parse("")?))
+    Ok((context.input_at(&folder.display().to_string()), Mapping::default()))
 }
 
-/// The first millisecond after the last day with interactions.
-fn last_day_end(last_day: Option<&str>) -> Result<i64, Failure> {
-    last_day
-        .and_then(parse_time_ms)
-        .map(|start| start + DAY_MS)
-        .ok_or_else(|| Failure::input("the files hold no clean interaction; see the quarantine in the lake"))
+/// Time of the newest clean interaction.
+fn newest_event(context: &Context, last_day: Option<&str>) -> Result<i64, Failure> {
+    let lake = context.lake()?;
+    let mut newest = None;
+    if let Some(day) = last_day {
+        for interaction in Dataset::current(&*lake)?.interactions(Some(&(day..=day))) {
+            newest = newest.max(Some(interaction?.time_ms));
+        }
+    }
+    newest.ok_or_else(|| Failure::input("the files hold no clean interaction; see the quarantine in the lake"))
 }
 
-/// Somebody with a middling history: enough to have a taste, not a wholesaler. Always the same one.
+/// Somebody with a small history: enough to have a taste, little enough for a few clicks to show. Always the same one.
 fn shopper(context: &Context, stream: &anabranch_stream::RunningStream) -> Result<HistoryKey, Failure> {
     let lake = context.lake()?;
     let bots: std::collections::HashSet<String> =
@@ -172,7 +176,8 @@ fn shopper(context: &Context, stream: &anabranch_stream::RunningStream) -> Resul
         }
     }
     sizes.sort_unstable();
-    let place = sizes.len() * 3 / 4;
+    // The first with at least eight entries; else the one with most.
+    let place = sizes.partition_point(|(size, _)| *size < 8).min(sizes.len().saturating_sub(1));
     sizes.into_iter().nth(place).map(|(_, key)| key).ok_or_else(|| Failure::missing("no user has a history"))
 }
 

@@ -53,7 +53,7 @@ pub(crate) fn publish(
     options: &Options,
 ) -> Result<EtlOutcome, Failure> {
     let lake = context.lake()?;
-    let floors = context.lake_floors(&*lake)?;
+    let floors = Context::lake_floors(&*lake)?;
     let key = if floors.is_empty() { None } else { Some(context.erasure_key()?) };
     let erased = |owner: &HistoryKey| key.as_ref().and_then(|key| floors.get(&key.name(owner)).copied());
     let mut settings = context.settings.etl.clone();

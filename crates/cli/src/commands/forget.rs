@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use anabranch_batch::erase::erase_owner;
+use anabranch_batch::erase::{erase_owner, with_sessions};
 use anabranch_batch::train::embeddings::USERS;
 use anabranch_events::HistoryKey;
 use anabranch_events::erasure::ErasedName;
@@ -33,7 +33,7 @@ pub(crate) fn run(context: &Context, arguments: &ForgetArgs) -> Result<(), Failu
                 HistoryKey::User(id) => json!({ "userId": id }),
                 HistoryKey::Session(id) => json!({ "sessionId": id }),
             };
-            parse(remote.post("/forget", &body)?)?
+            parse(&remote.post("/forget", &body)?)?
         }
         Holder::Here(state) => {
             let now_ms = anabranch_stream::Clock::now_ms(&*context.clock);
@@ -50,12 +50,14 @@ pub(crate) fn run(context: &Context, arguments: &ForgetArgs) -> Result<(), Failu
         }
         Holder::Nobody => {
             let now_ms = anabranch_stream::Clock::now_ms(&*context.clock);
-            let names = vec![(context.erasure_key()?.name(&key), now_ms)];
-            FromState { keys: BTreeSet::from([key.clone()]), names, counts: json!({}) }
+            let keys = with_sessions(&*context.lake()?, &BTreeSet::from([key.clone()]))?;
+            let erasure_key = context.erasure_key()?;
+            let names = keys.iter().map(|key| (erasure_key.name(key), now_ms)).collect();
+            FromState { keys, names, counts: json!({}) }
         }
     };
     let lake = context.lake()?;
-    context.add_lake_floors(&*lake, &state.names)?;
+    Context::add_lake_floors(&*lake, &state.names)?;
     let rows = erase_owner(&*lake, &state.keys, &context.scratch())?;
     let vectors = erase_vectors(context, &state.keys)?;
     let answer = json!({ "state": state.counts, "lake": rows, "vectors": vectors });
@@ -67,7 +69,7 @@ pub(crate) fn run(context: &Context, arguments: &ForgetArgs) -> Result<(), Failu
     })
 }
 
-fn parse(answer: Value) -> Result<FromState, Failure> {
+fn parse(answer: &Value) -> Result<FromState, Failure> {
     let unreadable =
         || Failure::of(anabranch_stores::ErrorKind::Bug, format!("the stream's answer is not understood: {answer}"));
     let keys = answer["keys"].as_array().ok_or_else(unreadable)?;

@@ -8,6 +8,7 @@ use anabranch_events::erasure::{ErasedName, ErasureKey};
 use anabranch_events::{EventTypes, HistoryKey};
 use fjall::{Keyspace, PersistMode};
 
+use super::log::Rewrite;
 use super::{State, StateError};
 
 /// What forgetting removed from the state.
@@ -80,7 +81,7 @@ impl State {
         key: &HistoryKey,
         floor_ms: i64,
         types: &EventTypes,
-        without: &dyn Fn(&[u8], &BTreeSet<HistoryKey>) -> Option<Option<Vec<u8>>>,
+        without: &dyn Fn(&[u8], &BTreeSet<HistoryKey>) -> Rewrite,
     ) -> Result<Forgotten, StateError> {
         let mut keys = BTreeSet::from([key.clone()]);
         if let (HistoryKey::User(user), Some(held)) = (key, self.history(key, types)?) {

@@ -81,6 +81,17 @@ pub struct Trimmed {
     pub is_full: bool,
 }
 
+/// What becomes of a record's bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rewrite {
+    /// They stay.
+    Keep,
+    /// These take their place.
+    Replace(Vec<u8>),
+    /// Nothing is left.
+    Empty,
+}
+
 /// Kinesis's hash key of a partition key: its MD5, as a 128-bit number.
 pub fn hash_key(partition_key: &str) -> u128 {
     u128::from_be_bytes(Md5::digest(partition_key.as_bytes()).into())
@@ -216,29 +227,25 @@ impl State {
         Ok(trimmed)
     }
 
-    /// Lets `rewrite` see each record that is not erased; a record for which it answers `Some` keeps its place with the
-    /// new data (`None` inside: nothing is left). One synced batch per thousand changes.
-    pub(super) fn rewrite_log(
-        &self,
-        rewrite: &mut dyn FnMut(&[u8]) -> Option<Option<Vec<u8>>>,
-    ) -> Result<u64, StateError> {
+    /// Lets `rewrite` see each record that is not erased; whatever it answers, the record's place in the sequence stays. One synced batch per thousand changes.
+    pub(super) fn rewrite_log(&self, rewrite: &mut dyn FnMut(&[u8]) -> Rewrite) -> Result<u64, StateError> {
         let mut changed = 0;
         let mut batch = self.db.batch().durability(Some(PersistMode::SyncData));
         for guard in self.log.iter() {
             let (key, value) = guard.into_inner()?;
             let record = decode(sequence_of(&key)?, &value)?;
-            let Some(new_data) = record.data.as_deref().and_then(&mut *rewrite) else { continue };
-            let bytes = match &new_data {
-                Some(data) => {
+            let bytes = match record.data.as_deref().map_or(Rewrite::Keep, &mut *rewrite) {
+                Rewrite::Keep => continue,
+                Rewrite::Replace(data) => {
                     let shard = u32::from_be_bytes(key[..4].try_into().expect("log keys have 12 bytes"));
                     encode(&NewRecord {
                         shard,
                         partition_key: &record.partition_key,
-                        data,
+                        data: &data,
                         arrival_ms: record.arrival_ms,
                     })
                 }
-                None => encode_erased(record.arrival_ms),
+                Rewrite::Empty => encode_erased(record.arrival_ms),
             };
             batch.insert(&self.log, key, bytes);
             changed += 1;

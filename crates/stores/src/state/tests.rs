@@ -6,7 +6,7 @@ use anabranch_events::event::{Event, Fields, TimeField};
 use anabranch_events::{EventSettings, EventTypes, History, HistoryKey, codec};
 
 use super::commit::Held;
-use super::log::{NewRecord, Retention, StartAt, hash_key, shard_of};
+use super::log::{NewRecord, Retention, Rewrite, StartAt, hash_key, shard_of};
 use super::{Create, State, StateError};
 
 fn create() -> Create {
@@ -166,8 +166,8 @@ fn retention_keeps_what_is_not_processed() {
 }
 
 /// Removes whole records whose text names the owner; enough for a test of the plumbing.
-fn without(data: &[u8], keys: &BTreeSet<HistoryKey>) -> Option<Option<Vec<u8>>> {
-    keys.iter().any(|key| data == key.id().as_bytes()).then_some(None)
+fn without(data: &[u8], keys: &BTreeSet<HistoryKey>) -> Rewrite {
+    if keys.iter().any(|key| data == key.id().as_bytes()) { Rewrite::Empty } else { Rewrite::Keep }
 }
 
 #[test]
