@@ -55,7 +55,9 @@ fn complete_journey_reconciles() {
 #[test]
 fn personalize_needs_no_mapping() {
     let Some((_, report)) = etl("personalize", &Mapping::default()) else { return };
-    assert_eq!((report.interactions.read, report.interactions.quarantined), (158_371, 0));
+    assert_eq!((report.interactions.read, report.interactions.quarantined), (158_371, 16_364));
+    // Ratings given before the year 2000.
+    assert_eq!(report.quarantined_by_reason["time-too-old"], 16_364);
     assert!(report.clean_by_event_type["watch"] > 0 && report.clean_by_event_type["click"] > 0);
 }
 

@@ -355,8 +355,22 @@ fn cut_over_and_erasure_filter() {
     assert_eq!(report.filtered_by_reason["erased"], 2);
     assert_eq!(report.filtered_by_reason["after-cut-over"], 1);
     let histories = histories(&world.store, &world.types);
-    assert!(!histories.contains_key(&HistoryKey::User("ann".into())), "not even the name is written");
+    assert_eq!(histories[&HistoryKey::User("ann".into())].floor_ms(), floor);
     assert_eq!(histories[&HistoryKey::Session("s1".into())].alias().unwrap().time_ms, 1_600_000_100_000);
+}
+
+/// A forgotten owner who has not come back: neither a history nor attributes carry the name into a later dataset.
+#[test]
+fn of_a_forgotten_owner_not_even_the_name_is_written() {
+    let world = World::new();
+    world.file("interactions.csv", SMALL);
+    world.file("users.csv", "USER_ID,AGE\nann,33\nzoe,20\n");
+    let erased = |key: &HistoryKey| (key.id() == "ann").then_some(1_700_000_000_000);
+    let report = world.run_in(&world.store, &erased).unwrap().report;
+    assert_eq!((report.filtered_by_reason["erased"], report.users.filtered), (3, 1));
+    assert!(!histories(&world.store, &world.types).contains_key(&HistoryKey::User("ann".into())));
+    let users = Dataset::current(&world.store).unwrap().users().unwrap();
+    assert!(users.iter().all(|user| user.id != "ann"));
 }
 
 #[test]

@@ -204,7 +204,8 @@ fn items_to_click(model: &Model, before: &RecommendAnswer) -> Vec<u32> {
 }
 
 fn list(remote: &Remote, user: &HistoryKey) -> Result<RecommendAnswer, Failure> {
-    remote.get(&["recommendations", user.id()], &[("n", "10".to_owned())])
+    // What the shopper has just looked at is hidden, so that the list shows what else the click brought up.
+    remote.get(&["recommendations", user.id()], &[("n", "10".to_owned()), ("hide", "everything".to_owned())])
 }
 
 /// Sends a click and asks for the list until it knows the click; the milliseconds in between.
