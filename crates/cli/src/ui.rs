@@ -92,11 +92,22 @@ impl Ui {
         if self.is_json {
             let json = serde_json::to_string_pretty(value)
                 .map_err(|e| Failure::of(anabranch_stores::ErrorKind::Bug, format!("an answer is no JSON: {e}")))?;
-            println!("{json}");
+            print_line(&json)
         } else {
-            println!("{}", text(value).trim_end());
+            print_line(text(value).trim_end())
         }
-        Ok(())
+    }
+}
+
+/// Prints a line to stdout. A reader that closed its end (`| head`) has what it wanted: that is no failure.
+pub(crate) fn print_line(text: &str) -> Result<(), Failure> {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::io("write to", std::path::Path::new("standard output"), &error))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -413,3 +413,6 @@ fn reload(shared: &Shared, models: &ModelSource) {
         Err(error) => tracing::error!(error, "the current model cannot be loaded; the old one goes on"),
     }
 }
+
+#[cfg(test)]
+mod tests;

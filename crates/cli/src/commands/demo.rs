@@ -23,7 +23,7 @@ use crate::args::DemoArgs;
 use crate::compose::Context;
 use crate::failure::Failure;
 use crate::remote::{Remote, ServerFile};
-use crate::ui::cut;
+use crate::ui::{cut, print_line};
 
 const DAY_MS: i64 = 86_400_000;
 /// Clicks of the demonstration.
@@ -122,7 +122,7 @@ pub(crate) fn run(context: &Context, arguments: &DemoArgs) -> Result<(), Failure
         context.ui.answer(&shown, |_| String::new())?;
     }
     if !arguments.exit {
-        println!("\nserving at {} until Ctrl-C", server.url);
+        print_line(&format!("\nserving at {} until Ctrl-C", server.url))?;
         server.wait_for_signal(&stream);
     }
     drop(model);

@@ -12,7 +12,7 @@ use crate::args::StreamArgs;
 use crate::compose::Context;
 use crate::failure::Failure;
 use crate::remote::ServerFile;
-use crate::ui::grouped;
+use crate::ui::{grouped, print_line};
 
 pub(crate) fn run(context: &Context, arguments: &StreamArgs) -> Result<(), Failure> {
     let listen = arguments.listen.as_deref().unwrap_or(&context.settings.server.listen);
@@ -23,15 +23,15 @@ pub(crate) fn run(context: &Context, arguments: &StreamArgs) -> Result<(), Failu
     }
     let stream = Arc::new(context.start_stream(state, None)?);
     let server = Server::start(context, &stream, listen)?;
-    println!("anabranch stream \"{}\" at {}", context.settings.stream.name, server.url);
-    println!(
+    print_line(&format!("anabranch stream \"{}\" at {}", context.settings.stream.name, server.url))?;
+    print_line(&format!(
         "  PUT    boto3.client(\"kinesis\", endpoint_url=\"{url}\").put_record(...), or POST {url}/events\n  \
          ASK    {url}/recommendations/USER   {url}/history/USER   {url}/status   {url}/metrics\n  \
          LISTS  {}/recommendations/{}",
         context.delivered_location(),
         stream.shared().namespace,
         url = server.url
-    );
+    ))?;
     server.wait_for_signal(&stream);
     server.stop();
     finish(context, stream)

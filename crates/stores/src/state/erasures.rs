@@ -116,11 +116,15 @@ impl State {
             }
             batch.commit()?;
         }
-        if forgotten.histories > 0 {
-            self.histories.rotate_memtable_and_wait()?;
-            self.histories.major_compact()?;
-        }
         forgotten.log_records = self.rewrite_log(&mut |data| without(data, &keys))?;
+        // The old bytes must leave the disk too, not only the view: out of the tables by compaction, and out of the
+        // journal, which the engine drops once every keyspace that it serves is flushed.
+        for keyspace in [&self.meta, &self.log, &self.histories, &self.checkpoints, &self.erasures] {
+            keyspace.rotate_memtable_and_wait()?;
+        }
+        for keyspace in [&self.log, &self.histories] {
+            keyspace.major_compact()?;
+        }
         forgotten.keys = keys.into_iter().collect();
         Ok(forgotten)
     }

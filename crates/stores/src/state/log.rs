@@ -255,11 +255,6 @@ impl State {
             }
         }
         batch.commit()?;
-        if changed > 0 {
-            // The old bytes must leave the disk too, not only the view.
-            self.log.rotate_memtable_and_wait()?;
-            self.log.major_compact()?;
-        }
         Ok(changed)
     }
 }

@@ -1,0 +1,141 @@
+//! Hot reload under load, and what a stopped stream leaves behind.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use anabranch_events::EventTypes;
+use anabranch_models::ials::IalsSettings;
+use anabranch_models::learn::{ItemIndex, LearnSettings, Provenance, learn};
+use anabranch_models::{Interactions, Snapshot};
+use anabranch_stores::lake::{LocalStore, MemoryStore, ObjectStore};
+
+use super::*;
+use crate::ingest::NewEvent;
+use crate::settings::StreamSettings;
+use crate::testing::{self, NOW_MS, TestClock, event};
+
+const SWAPS: usize = 1000;
+
+/// Two models over the same items that disagree about every list.
+fn snapshot(seed: u64) -> Vec<u8> {
+    let index = ItemIndex::new((0..20).map(|i| format!("i{i}")).collect()).unwrap();
+    let rows: Vec<Vec<(u32, f32)>> = (0..30_u32)
+        .map(|user| {
+            (0..20).filter(|item| (item * 7 + user * (seed as u32 + 1)) % 5 < 2).map(|item| (item, 1.0)).collect()
+        })
+        .collect();
+    let settings = LearnSettings {
+        ials: IalsSettings { dim: 8, iterations: 3, seed, ..IalsSettings::default() },
+        ..LearnSettings::default()
+    };
+    let provenance =
+        Provenance { events: &testing::events(), as_of_ms: NOW_MS, titles: &[], metrics: Default::default() };
+    let rows = Interactions::from_rows(20, rows).unwrap();
+    learn(Kernels::best(), &rows, &index, &settings, &provenance, |_| {}).unwrap().snapshot
+}
+
+fn list(model: &Model, types: &EventTypes) -> Vec<(u32, u32)> {
+    let history = anabranch_events::History::from_entries(
+        vec![anabranch_events::Entry {
+            time_ms: NOW_MS,
+            event: anabranch_events::EventKey(1),
+            item: anabranch_events::ItemKey::of("i3"),
+            value: None,
+            kind: types.code("view").unwrap(),
+        }],
+        types,
+    );
+    let row = model.row(&history);
+    let query = Query { row: &row, exclude: &[], k: 20 };
+    let mut scratch = model.recommender().scratch();
+    let list = model.recommender().recommend(&mut scratch, &[query]).remove(0).unwrap();
+    list.iter().map(|scored| (scored.item(), scored.score().to_bits())).collect()
+}
+
+/// A thousand promotions while readers ask all along: every answer is one model's answer, whole, with that model's name.
+#[test]
+fn a_thousand_swaps_and_never_half_a_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let types = testing::types();
+    let lake: Arc<dyn ObjectStore> =
+        Arc::new(LocalStore::open(folder.path().join("lake"), std::time::SystemTime::UNIX_EPOCH).unwrap());
+    let registry = ModelRegistry::new(Arc::clone(&lake));
+    let mut expected = HashMap::new();
+    let mut versions = Vec::new();
+    for seed in [1, 2] {
+        let bytes = snapshot(seed);
+        let file = folder.path().join(format!("{seed}.anb"));
+        std::fs::write(&file, &bytes).unwrap();
+        let version = registry.publish(&file, &serde_json::json!({}), NOW_MS).unwrap().version.to_string();
+        let model = Model::new(Arc::new(Snapshot::from_bytes(&bytes).unwrap()), &version, Kernels::best()).unwrap();
+        expected.insert(version.clone(), list(&model, &types));
+        versions.push(version);
+    }
+    assert_ne!(expected[&versions[0]], expected[&versions[1]]);
+    registry.promote(&versions[0], "test", NOW_MS).unwrap();
+    let models =
+        ModelSource { registry: registry.clone(), cache_folder: folder.path().join("cache"), kernels: Kernels::best() };
+
+    let state = testing::state(&folder.path().join("state"), 1);
+    let mut shared = testing::parts(state, Arc::new(MemoryStore::new()), TestClock::new(), StreamSettings::default());
+    shared.model = Arc::new(models.newer_than(None).unwrap().unwrap());
+    let stream = RunningStream::start(StreamParts { shared, models: None }).unwrap();
+    let data = event("u", "i3", "view", NOW_MS);
+    stream.appender().append(vec![NewEvent { partition_key: "u".to_owned(), explicit_hash_key: None, data }]).unwrap();
+    stream.flush().unwrap();
+
+    let (is_done, answers, seen) = (AtomicBool::new(false), AtomicU64::new(0), Mutex::new(BTreeSet::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !is_done.load(Ordering::SeqCst) {
+                    let answer = stream.recommend(&HistoryKey::User("u".into()), 20, Some(Hide::Nothing)).unwrap();
+                    let found: Vec<(u32, u32)> =
+                        answer.items.iter().map(|scored| (scored.item(), scored.score().to_bits())).collect();
+                    assert_eq!(found, expected[answer.model.version()], "the list of another model than its name says");
+                    lock(&seen).insert(answer.model.version().to_owned());
+                    answers.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        for swap in 1..=SWAPS {
+            registry.promote(&versions[swap % 2], "test", NOW_MS).unwrap();
+            reload(stream.shared(), &models);
+            assert_eq!(stream.shared().model().version(), versions[swap % 2]);
+        }
+        is_done.store(true, Ordering::SeqCst);
+    });
+    assert_eq!(lock(&seen).len(), 2);
+    assert!(answers.load(Ordering::SeqCst) > SWAPS as u64 / 10, "the readers hardly read");
+    stream.stop().unwrap();
+}
+
+/// A promoted model that does not fit the settings, or is damaged, does not serve; the old one goes on.
+#[test]
+fn an_unfit_model_does_not_take_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let lake: Arc<dyn ObjectStore> =
+        Arc::new(LocalStore::open(folder.path().join("lake"), std::time::SystemTime::UNIX_EPOCH).unwrap());
+    let registry = ModelRegistry::new(Arc::clone(&lake));
+    let models =
+        ModelSource { registry: registry.clone(), cache_folder: folder.path().join("cache"), kernels: Kernels::best() };
+    let state = testing::state(&folder.path().join("state"), 1);
+    let shared = Arc::new(Shared::new(testing::parts(
+        state,
+        Arc::new(MemoryStore::new()),
+        TestClock::new(),
+        StreamSettings::default(),
+    )));
+    let held = shared.model().version().to_owned();
+    let mut bytes = snapshot(1);
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    let file = folder.path().join("damaged.anb");
+    std::fs::write(&file, &bytes).unwrap();
+    let version = registry.publish(&file, &serde_json::json!({}), NOW_MS).unwrap().version;
+    registry.promote(version.as_str(), "test", NOW_MS).unwrap();
+    assert!(models.newer_than(Some(&held)).unwrap_err().contains("corrupt"));
+    reload(&shared, &models);
+    assert_eq!(shared.model().version(), held);
+}
