@@ -29,8 +29,12 @@ fn snapshot(seed: u64) -> Vec<u8> {
         ials: IalsSettings { dim: 8, iterations: 3, seed, ..IalsSettings::default() },
         ..LearnSettings::default()
     };
-    let provenance =
-        Provenance { events: &testing::events(), as_of_ms: NOW_MS, titles: &[], metrics: Default::default() };
+    let provenance = Provenance {
+        events: &testing::events(),
+        as_of_ms: NOW_MS,
+        titles: &[],
+        metrics: std::collections::BTreeMap::new(),
+    };
     let rows = Interactions::from_rows(20, rows).unwrap();
     learn(Kernels::best(), &rows, &index, &settings, &provenance, |_| {}).unwrap().snapshot
 }
