@@ -117,8 +117,8 @@ impl State {
             batch.commit()?;
         }
         forgotten.log_records = self.rewrite_log(&mut |data| without(data, &keys))?;
-        // The old bytes must leave the disk too, not only the view: out of the tables by compaction, and out of the
-        // journal, which the engine drops once every keyspace that it serves is flushed.
+        // The old bytes must leave the disk too, not only the view: flushed and compacted here, they are out of the
+        // tables; the engine's journal still holds them until it turns over, which cannot be forced from outside.
         for keyspace in [&self.meta, &self.log, &self.histories, &self.checkpoints, &self.erasures] {
             keyspace.rotate_memtable_and_wait()?;
         }
