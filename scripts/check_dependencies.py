@@ -13,8 +13,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-REGISTRY = "registry+https://github.com/rust-lang/crates.io-index"
-SPARSE = "sparse+"
+REGISTRIES = ("registry+", "sparse+")
 
 
 def satisfied(expression: str, allowed: set[str]) -> bool:
@@ -75,7 +74,7 @@ def main() -> int:
         if package["name"] in banned:
             breaches.append(f"{name}: banned")
         source = package["source"]
-        if source is not None and source != REGISTRY and not source.startswith(SPARSE):
+        if source is not None and not source.startswith(REGISTRIES):
             breaches.append(f"{name}: source {source} is no crate registry")
         for dependency in package["dependencies"]:
             if source is None and dependency["req"] == "*" and dependency.get("path") is None:
