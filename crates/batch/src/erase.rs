@@ -340,20 +340,13 @@ impl<'a> Erasure<'a> {
         }
         if is_touched {
             let mut reader = TableReader::new(&file.path, bytes)?;
-            while let Some((rows, mut columns)) = reader.next_group()? {
+            while let Some((rows, columns)) = reader.next_group()? {
                 let keep = self.stay(&columns);
                 if keep.len() != rows || columns.len() < 4 {
                     return Err(corrupt(&file.path, "its columns are not those of interactions"));
                 }
                 self.count_rows(&columns, &keep);
-                for column in &mut columns {
-                    column.retain(&keep);
-                }
-                let kept = keep.iter().filter(|keep| **keep).count();
-                left += kept as u64;
-                if kept > 0 {
-                    groups.push(columns);
-                }
+                left += keep_rows(columns, &keep, &mut groups);
             }
             let mut groups = groups.into_iter();
             let encoded = interactions_table().encode(|| groups.next())?;
@@ -410,14 +403,7 @@ impl<'a> Erasure<'a> {
             if keep.len() != rows {
                 return Err(corrupt(&file.path, "its columns differ in length"));
             }
-            for column in &mut columns {
-                column.retain(&keep);
-            }
-            let kept = keep.iter().filter(|keep| **keep).count();
-            left += kept as u64;
-            if kept > 0 {
-                groups.push(columns);
-            }
+            left += keep_rows(columns, &keep, &mut groups);
         }
         if !is_touched {
             self.keep(file);
@@ -509,6 +495,18 @@ fn filter(report: &mut EtlReport, table: &str, from: impl Fn(&mut Counts) -> &mu
 /// Subtracts; books that were wrong before are found by [`EtlReport::check`], not by a panic.
 fn take(count: &mut u64, by: u64) {
     *count = count.saturating_sub(by);
+}
+
+/// Leaves the rows of `keep` in a row group and puts it to the others, unless nothing is left. Returns how many rows are.
+fn keep_rows(mut columns: Vec<Column>, keep: &[bool], groups: &mut Vec<Vec<Column>>) -> u64 {
+    for column in &mut columns {
+        column.retain(keep);
+    }
+    let kept = keep.iter().filter(|keep| **keep).count();
+    if kept > 0 {
+        groups.push(columns);
+    }
+    kept as u64
 }
 
 fn parts(file: &DataFile) -> Result<(&str, &str), BatchError> {

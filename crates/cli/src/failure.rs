@@ -81,7 +81,6 @@ impl From<anabranch_stream::running::AskError> for Failure {
         let kind = match &error {
             AskError::State(error) => error.kind(),
             AskError::Sink(error) => error.kind(),
-            AskError::Recommend(_) => ErrorKind::FixInput,
             AskError::Stopped(_) => ErrorKind::Retry,
         };
         Self { kind, error: error.into() }

@@ -141,6 +141,11 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     out
 }
 
+/// A line of a ranked list: rank from 1, item, title, category, score.
+pub(crate) fn ranked(place: usize, item: &str, title: &str, category: &str, score: f32) -> Vec<String> {
+    vec![(place + 1).to_string(), item.to_owned(), cut(title, 44), cut(category, 20), format!("{score:.4}")]
+}
+
 /// `1469307` as `1,469,307`.
 pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();

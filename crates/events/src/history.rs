@@ -110,11 +110,6 @@ impl History {
         Self { floor: None, classes: Vec::new(), seen: Vec::new(), sessions: Vec::new(), alias: None }
     }
 
-    /// A history that holds nothing but a floor.
-    pub const fn with_floor(floor_ms: i64) -> Self {
-        Self { floor: Some(floor_ms), classes: Vec::new(), seen: Vec::new(), sessions: Vec::new(), alias: None }
-    }
-
     /// The history of `entries`, in any order and with any repeats: what joining them one by one gives, in
     /// O(n log n).
     pub fn from_entries(mut entries: Vec<Entry>, types: &EventTypes) -> Self {

@@ -34,21 +34,6 @@ pub enum RejectionCode {
 }
 
 impl RejectionCode {
-    /// Every code, for reports that list zero counts too.
-    pub const ALL: [Self; 11] = [
-        Self::Unparsable,
-        Self::MissingUser,
-        Self::MissingItem,
-        Self::MissingTime,
-        Self::IdTooLong,
-        Self::UnknownEventType,
-        Self::BadTime,
-        Self::TimeTooOld,
-        Self::TimeTooNew,
-        Self::BadValue,
-        Self::TooLarge,
-    ];
-
     /// The code as written in files and reports.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anabranch_events::{History, HistoryKey};
-use anabranch_models::{Hide, Kernels, Model, Query, RecommendError, Scored};
+use anabranch_events::HistoryKey;
+use anabranch_models::{Kernels, Model};
 use anabranch_stores::ErrorKind;
 use anabranch_stores::lake::LakeError;
 use anabranch_stores::registry::ModelRegistry;
@@ -111,25 +111,9 @@ pub enum AskError {
     /// The sink failed.
     #[error(transparent)]
     Sink(#[from] LakeError),
-    /// The question cannot be answered by this model.
-    #[error(transparent)]
-    Recommend(#[from] RecommendError),
     /// The stream stopped meanwhile.
     #[error("the stream stopped: {0}")]
     Stopped(String),
-}
-
-/// A list and what it was made from.
-#[derive(Clone, Debug)]
-pub struct Answer {
-    /// The list, best first.
-    pub items: Vec<Scored>,
-    /// The model that made it.
-    pub model: Arc<Model>,
-    /// The effective history.
-    pub history: History,
-    /// The history's known items and weights.
-    pub row: Vec<(u32, f32)>,
 }
 
 /// A running stream. Dropping it stops it without waiting for the open cuts.
@@ -224,18 +208,6 @@ impl RunningStream {
     /// Why the stream stopped by itself, if it did.
     pub fn failure(&self) -> Option<(String, ErrorKind)> {
         lock(&self.failure).clone()
-    }
-
-    /// The list of `key`, from its effective history as it stands; the popular items if it has none.
-    pub fn recommend(&self, key: &HistoryKey, list_length: usize, hide: Option<Hide>) -> Result<Answer, AskError> {
-        let history = self.shared.effective(key)?.unwrap_or_default();
-        let model = self.shared.model();
-        let row = model.row(&history);
-        let hidden = model.hidden(&history, hide.unwrap_or(self.shared.settings.hide));
-        let mut scratch = model.recommender().scratch();
-        let query = Query { row: &row, exclude: &hidden, k: list_length };
-        let items = model.recommender().recommend(&mut scratch, &[query]).pop().unwrap_or(Ok(Vec::new()))?;
-        Ok(Answer { items, model, history, row })
     }
 
     /// Waits until every record that is in the log now is delivered and committed.

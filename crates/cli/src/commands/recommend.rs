@@ -12,7 +12,7 @@ use crate::args::RecommendArgs;
 use crate::compose::{Context, owner};
 use crate::failure::Failure;
 use crate::remote::{Holder, Remote, holder};
-use crate::ui::{cut, grouped, table};
+use crate::ui::{cut, grouped, ranked, table};
 
 pub(crate) fn run(context: &Context, arguments: &RecommendArgs) -> Result<(), Failure> {
     let length = arguments.length.unwrap_or(context.settings.stream.list_length);
@@ -177,14 +177,9 @@ pub(crate) fn list_text(answer: &RecommendAnswer) -> String {
         .items
         .iter()
         .enumerate()
-        .map(|(rank, item)| {
-            vec![
-                (rank + 1).to_string(),
-                item.item_id.clone(),
-                cut(item.title.as_deref().unwrap_or(""), 44),
-                cut(item.category.as_deref().unwrap_or(""), 20),
-                format!("{:.4}", item.score),
-            ]
+        .map(|(place, item)| {
+            let (title, category) = (item.title.as_deref().unwrap_or(""), item.category.as_deref().unwrap_or(""));
+            ranked(place, &item.item_id, title, category, item.score)
         })
         .collect();
     let from = if answer.history_events == 0 {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::args::SimilarArgs;
 use crate::compose::Context;
 use crate::failure::Failure;
-use crate::ui::{cut, table};
+use crate::ui::{ranked, table};
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -55,15 +55,7 @@ pub(crate) fn run(context: &Context, arguments: &SimilarArgs) -> Result<(), Fail
         let rows: Vec<Vec<String>> = near
             .iter()
             .enumerate()
-            .map(|(rank, item)| {
-                vec![
-                    (rank + 1).to_string(),
-                    item.item_id.clone(),
-                    cut(&item.title, 44),
-                    cut(&item.category, 20),
-                    format!("{:.4}", item.score),
-                ]
-            })
+            .map(|(place, item)| ranked(place, &item.item_id, &item.title, &item.category, item.score))
             .collect();
         let title = record.metadata.get("title").and_then(|v| v.as_str()).unwrap_or_default();
         format!("near {} {title}\n{}", arguments.item, table(&["", "item", "title", "category", "cosine"], &rows))

@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use anabranch_events::EventTypes;
+use anabranch_events::{EventTypes, History};
 use anabranch_models::ials::IalsSettings;
 use anabranch_models::learn::{ItemIndex, LearnSettings, Provenance, learn};
-use anabranch_models::{Interactions, Snapshot};
+use anabranch_models::{Interactions, Query, Snapshot};
 use anabranch_stores::lake::{LocalStore, MemoryStore, ObjectStore};
 
 use super::*;
@@ -39,8 +39,8 @@ fn snapshot(seed: u64) -> Vec<u8> {
     learn(Kernels::best(), &rows, &index, &settings, &provenance, |_| {}).unwrap().snapshot
 }
 
-fn list(model: &Model, types: &EventTypes) -> Vec<(u32, u32)> {
-    let history = anabranch_events::History::from_entries(
+fn viewed(types: &EventTypes) -> History {
+    History::from_entries(
         vec![anabranch_events::Entry {
             time_ms: NOW_MS,
             event: anabranch_events::EventKey(1),
@@ -49,8 +49,11 @@ fn list(model: &Model, types: &EventTypes) -> Vec<(u32, u32)> {
             kind: types.code("view").unwrap(),
         }],
         types,
-    );
-    let row = model.row(&history);
+    )
+}
+
+fn list(model: &Model, history: &History) -> Vec<(u32, u32)> {
+    let row = model.row(history);
     let query = Query { row: &row, exclude: &[], k: 20 };
     let mut scratch = model.recommender().scratch();
     let list = model.recommender().recommend(&mut scratch, &[query]).remove(0).unwrap();
@@ -73,7 +76,7 @@ fn a_thousand_swaps_and_never_half_a_model() {
         std::fs::write(&file, &bytes).unwrap();
         let version = registry.publish(&file, &serde_json::json!({}), NOW_MS).unwrap().version.to_string();
         let model = Model::new(Arc::new(Snapshot::from_bytes(&bytes).unwrap()), &version, Kernels::best()).unwrap();
-        expected.insert(version.clone(), list(&model, &types));
+        expected.insert(version.clone(), list(&model, &viewed(&types)));
         versions.push(version);
     }
     assert_ne!(expected[&versions[0]], expected[&versions[1]]);
@@ -94,11 +97,11 @@ fn a_thousand_swaps_and_never_half_a_model() {
         for _ in 0..2 {
             scope.spawn(|| {
                 while !is_done.load(Ordering::SeqCst) {
-                    let answer = stream.recommend(&HistoryKey::User("u".into()), 20, Some(Hide::Nothing)).unwrap();
-                    let found: Vec<(u32, u32)> =
-                        answer.items.iter().map(|scored| (scored.item(), scored.score().to_bits())).collect();
-                    assert_eq!(found, expected[answer.model.version()], "the list of another model than its name says");
-                    lock(&seen).insert(answer.model.version().to_owned());
+                    let history = stream.shared().effective(&HistoryKey::User("u".into())).unwrap().unwrap();
+                    let model = stream.shared().model();
+                    let found = list(&model, &history);
+                    assert_eq!(found, expected[model.version()], "the list of another model than its name says");
+                    lock(&seen).insert(model.version().to_owned());
                     answers.fetch_add(1, Ordering::SeqCst);
                 }
             });
