@@ -7,6 +7,7 @@
 //! | [`worker`] | the chain of cuts: read → transform → object → dead letters → histories and checkpoint; roll forward |
 //! | [`transform`] | what a batch of records does: decode → join → recommend; pure but for reading histories |
 //! | [`object`] | delivered objects: names, compression, the trailer that says what they cover |
+//! | [`ports`] | what the worker asks of the world: records of a shard, a place for histories and checkpoints |
 //! | [`ingest`] | acknowledged means synced: one appender groups waiting requests into one `fdatasync` |
 //! | [`running`] | a running stream: threads, model reload, retention, health, and the questions it answers |
 //! | [`replay`] | events from elsewhere (files) into the log, resumable to the record |
@@ -23,6 +24,7 @@ pub mod clock;
 pub mod erase;
 pub mod ingest;
 pub mod object;
+pub mod ports;
 pub mod replay;
 pub mod running;
 pub mod settings;
