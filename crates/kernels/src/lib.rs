@@ -34,7 +34,7 @@ pub use cholesky::NotPositiveDefinite;
 pub use gramian::{GRAMIAN_ROWS_PER_BLOCK, gramian};
 pub use isa::{Isa, Kernels};
 pub use normal::{BaseMatrix, NormalEquations};
-pub use score::{K_MAX, Query, ScoreError, dot};
+pub use score::{K_MAX, Query, ScoreError, Seed, dot};
 pub use top_k::{Scored, TopK};
 
 /// The greatest supported number of dimensions; it bounds the scratch that one thread holds (1024² × 4 bytes).

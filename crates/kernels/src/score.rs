@@ -1,9 +1,11 @@
 //! Scores of all items for a micro-batch of users, fused with top-k so that the score matrix is never stored.
 //!
-//! A score is `fma(u[d], h[d], …)` over `d` ascending, starting from the user's seed for the item (0 without one).
-//! Users are tiled into registers against blocks of 16 items; the running k-th score of each user is compared with
-//! a whole block at once, and only lanes that pass reach the heap.
+//! A score is `fma(u[d], h[d], …)` over `d` ascending, starting from the user's [`Seed`] for the item. Items pass in
+//! panels that stay in L1 while all users meet them: for each register tile of users the panel's starts are laid out
+//! side by side, then its blocks of 16 items stream by. The running k-th score of each user is compared
+//! with a whole block at once, and only lanes that pass reach the heap.
 
+use crate::aligned::AlignedF32;
 use crate::blocked::{BlockedView, LANES};
 use crate::isa::{Kernels, dispatch};
 use crate::lanes::{Lanes, with_tile_width};
@@ -12,16 +14,33 @@ use crate::top_k::{Scored, TopK};
 /// The longest list: it bounds the heap of a user.
 pub const K_MAX: usize = 1000;
 
-/// Users whose packed factors pass each block together; 32 × 64 dimensions are 8 KiB, beside a block's 4 KiB in L1.
-const USERS_PER_BATCH: usize = 32;
+/// Users that meet a panel together: their packed factors, 64 KiB at 64 dimensions, pass once a panel.
+const USERS_PER_BATCH: usize = 256;
+
+/// Item factors of one panel: half of a small L1, beside the packed factors and starts of one tile of users.
+const PANEL_BYTES: usize = 16 << 10;
+
+/// What the scores of one user start from.
+#[derive(Debug, Clone, Copy)]
+pub struct Seed<'a> {
+    /// A start for every item, [`BlockedView::padded_items`] values, which users may share; `None` is zero.
+    pub base: Option<&'a [f32]>,
+    /// Items that start from a value of their own instead, indices ascending.
+    pub own: &'a [(u32, f32)],
+}
+
+impl Seed<'_> {
+    /// Every score starts from zero.
+    pub const ZERO: Seed<'static> = Seed { base: None, own: &[] };
+}
 
 /// One user's question.
 #[derive(Debug, Clone, Copy)]
 pub struct Query<'a> {
     /// `dim` factors of the user.
     pub user: &'a [f32],
-    /// What each score starts from, [`BlockedView::padded_items`] values; `None` is zero for every item.
-    pub seed: Option<&'a [f32]>,
+    /// What each score starts from.
+    pub seed: Seed<'a>,
     /// Item indices that must not appear, ascending.
     pub exclude: &'a [u32],
     /// The length of the list, at most [`K_MAX`].
@@ -58,6 +77,14 @@ pub enum ScoreError {
         /// Values given.
         found: usize,
     },
+    /// The seed's own items are repeated, out of order or unknown.
+    #[error("query {query}: the seed's own items must ascend, each once and below {items}")]
+    SeedItems {
+        /// Position in the batch.
+        query: usize,
+        /// The number of items.
+        items: usize,
+    },
     /// The exclusions are not in ascending order.
     #[error("query {query}: exclusions must be sorted ascending")]
     Exclude {
@@ -92,7 +119,7 @@ impl Kernels {
         for batch in queries.chunks(USERS_PER_BATCH) {
             let mut states: Vec<State<'_>> = batch.iter().map(State::new).collect();
             let packed = pack(batch, items.dim(), self);
-            batch_top_k(self, items, batch, &packed, &mut states);
+            batch_top_k(self, items, &packed, &mut states);
             lists.extend(states.into_iter().map(|state| state.best.into_sorted()));
         }
         Ok(lists)
@@ -102,7 +129,7 @@ impl Kernels {
     ///
     /// `out` holds the seeds on entry: zeros for plain scores.
     pub fn scores(self, items: BlockedView<'_>, user: &[f32], out: &mut [f32]) -> Result<(), ScoreError> {
-        let query = Query { user, seed: Some(out), exclude: &[], k: 0 };
+        let query = Query { user, seed: Seed { base: Some(out), own: &[] }, exclude: &[], k: 0 };
         check(0, &query, &items)?;
         all_scores(self, items, user, out);
         Ok(())
@@ -117,10 +144,15 @@ fn check(position: usize, query: &Query<'_>, items: &BlockedView<'_>) -> Result<
     if query.user.iter().any(|value| !value.is_finite()) {
         return Err(ScoreError::NotFinite { query: position });
     }
-    if let Some(seed) = query.seed
-        && seed.len() != items.padded_items()
+    if let Some(base) = query.seed.base
+        && base.len() != items.padded_items()
     {
-        return Err(ScoreError::Seed { query: position, expected: items.padded_items(), found: seed.len() });
+        return Err(ScoreError::Seed { query: position, expected: items.padded_items(), found: base.len() });
+    }
+    let own = query.seed.own;
+    let is_ascending = own.windows(2).all(|pair| pair[0].0 < pair[1].0);
+    if !is_ascending || own.last().is_some_and(|(item, _)| *item as usize >= items.items()) {
+        return Err(ScoreError::SeedItems { query: position, items: items.items() });
     }
     if !query.exclude.is_sorted() {
         return Err(ScoreError::Exclude { query: position });
@@ -137,12 +169,30 @@ struct State<'a> {
     threshold: f32,
     /// The exclusions not yet passed.
     exclude: &'a [u32],
+    base: Option<&'a [f32]>,
+    /// The seed's own items not yet passed.
+    own: &'a [(u32, f32)],
 }
 
 impl<'a> State<'a> {
     fn new(query: &Query<'a>) -> Self {
         let best = TopK::new(query.k);
-        Self { threshold: best.threshold(), best, exclude: query.exclude }
+        let Seed { base, own } = query.seed;
+        Self { threshold: best.threshold(), best, exclude: query.exclude, base, own }
+    }
+
+    /// Lays out what the scores of the items from `first` on start from. Called for ascending panels.
+    fn start(&mut self, first: usize, starts: &mut [f32]) {
+        match self.base {
+            Some(base) => starts.copy_from_slice(&base[first..][..starts.len()]),
+            None => starts.fill(0.0),
+        }
+        while let [(item, value), rest @ ..] = self.own
+            && let Some(start) = starts.get_mut(*item as usize - first)
+        {
+            *start = *value;
+            self.own = rest;
+        }
     }
 
     /// Offers the lanes of `mask`, item indices ascending from `first`.
@@ -194,66 +244,82 @@ fn pack(batch: &[Query<'_>], dim: usize, kernels: Kernels) -> Vec<f32> {
 }
 
 dispatch! {
-    fn batch_top_k(items: BlockedView<'_>, batch: &[Query<'_>], packed: &[f32], states: &mut [State<'_>]) = batch_top_k_body
+    fn batch_top_k(items: BlockedView<'_>, packed: &[f32], states: &mut [State<'_>]) = batch_top_k_body
 }
 
 /// # Safety
 /// As [`Lanes`]. Shapes were checked by [`check`], and `packed` comes from [`pack`] with the same tile.
 #[inline(always)]
-unsafe fn batch_top_k_body<L: Lanes>(
-    items: BlockedView<'_>,
-    batch: &[Query<'_>],
-    packed: &[f32],
-    states: &mut [State<'_>],
-) {
+unsafe fn batch_top_k_body<L: Lanes>(items: BlockedView<'_>, packed: &[f32], states: &mut [State<'_>]) {
     let dim = items.dim();
-    for (number, block) in items.values().chunks_exact(LANES * dim).enumerate() {
-        let first = number * LANES;
-        let valid = (1_u32 << (items.items() - first).min(LANES)) - 1;
-        for (from, width) in tile_widths(batch.len(), L::TILE) {
-            let (queries, states) = (&batch[from..from + width], &mut states[from..from + width]);
+    let block_values = LANES * dim;
+    let panel_blocks = (PANEL_BYTES / size_of::<f32>() / block_values).max(1);
+    let mut starts = AlignedF32::zeroed(L::TILE * panel_blocks * LANES);
+    for (number, panel) in items.values().chunks(panel_blocks * block_values).enumerate() {
+        let panel_first = number * panel_blocks * LANES;
+        let panel_items = panel.len() / dim;
+        for (from, width) in tile_widths(states.len(), L::TILE) {
+            let states = &mut states[from..from + width];
+            let starts = &mut starts.as_mut_slice()[..width * panel_items];
+            for (state, starts) in states.iter_mut().zip(starts.chunks_exact_mut(panel_items)) {
+                state.start(panel_first, starts);
+            }
             let users = packed[from * dim..][..width * dim].as_ptr();
-            // SAFETY: `users` holds dim × width values, `block` dim × 16, and every seed `padded_items` values.
-            unsafe {
-                with_tile_width!(width, tile_top_k::<L>(block.as_ptr(), users, dim, first, valid, queries, states));
+            for (place, block) in panel.chunks_exact(block_values).enumerate() {
+                let first = panel_first + place * LANES;
+                let valid = (1_u32 << (items.items() - first).min(LANES)) - 1;
+                let tile = Tile { block: block.as_ptr(), users, dim, first, valid };
+                let starts = starts[place * LANES..].as_ptr();
+                // SAFETY: `users` holds dim × width values, `block` dim × 16, and `starts`, for each user at a stride
+                // of `panel_items`, 16 values.
+                unsafe {
+                    with_tile_width!(width, tile_top_k::<L>(&tile, starts, panel_items, states));
+                }
             }
         }
     }
 }
 
-/// # Safety
-/// As [`Lanes`]; `block` is valid for `16 × dim` values, `users` for `U × dim`, seeds for `first + 16`; `queries` and
-/// `states` have `U` entries.
-#[inline(always)]
-unsafe fn tile_top_k<L: Lanes, const U: usize>(
+/// A block of 16 items that meets a register tile of users.
+struct Tile {
     block: *const f32,
+    /// `[dim][users of the tile]`.
     users: *const f32,
     dim: usize,
+    /// Index of the block's first item.
     first: usize,
+    /// Bit `l` is set where lane `l` is an item.
     valid: u32,
-    queries: &[Query<'_>],
+}
+
+/// # Safety
+/// As [`Lanes`]; the tile's block is valid for `16 × dim` values, its users for `U × dim`, `starts` for 16 values at
+/// each of `U` multiples of `stride`; `states` has `U` entries.
+#[inline(always)]
+unsafe fn tile_top_k<L: Lanes, const U: usize>(
+    tile: &Tile,
+    starts: *const f32,
+    stride: usize,
     states: &mut [State<'_>],
 ) {
     // SAFETY: the pointers stay inside what the caller promises; see above.
     unsafe {
         let mut sums = [L::splat(0.0); U];
-        for (sum, query) in sums.iter_mut().zip(queries) {
-            if let Some(seed) = query.seed {
-                *sum = L::load(seed.as_ptr().add(first));
-            }
+        for (u, sum) in sums.iter_mut().enumerate() {
+            *sum = L::load(starts.add(u * stride));
         }
-        for d in 0..dim {
-            let lanes = L::load(block.add(d * LANES));
+        for d in 0..tile.dim {
+            let lanes = L::load(tile.block.add(d * LANES));
             for (u, sum) in sums.iter_mut().enumerate() {
-                *sum = sum.fma(L::splat(*users.add(d * U + u)), lanes);
+                *sum = sum.fma(L::splat(*tile.users.add(d * U + u)), lanes);
             }
         }
         for (sum, state) in sums.iter().zip(states) {
-            let mask = sum.ge_mask(L::splat(state.threshold)) & valid;
+            let mask = sum.ge_mask(L::splat(state.threshold)) & tile.valid;
             if mask != 0 {
                 let mut scores = [0.0; LANES];
                 sum.store(scores.as_mut_ptr());
-                state.offer(first, &scores, mask);
+                state.offer(tile.first, &scores, mask);
             }
         }
     }

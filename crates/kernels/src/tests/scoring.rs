@@ -1,5 +1,5 @@
 use super::{Values, bits, gamma, others, scalar};
-use crate::{BlockedFactors, BlockedView, K_MAX, LANES, Query, ScoreError, Scored, ShapeError, TopK, dot};
+use crate::{BlockedFactors, BlockedView, K_MAX, LANES, Query, ScoreError, Scored, Seed, ShapeError, TopK, dot};
 use proptest::prelude::*;
 
 fn plain(user: &[f32], rows: &[f32], seeds: Option<&[f32]>) -> Vec<f32> {
@@ -40,7 +40,8 @@ fn every_length_and_start_gives_the_bits_of_the_plain_chain() {
                         let mut out = start.map_or_else(|| vec![0.0; padded], <[f32]>::to_vec);
                         kernels.scores(view, &user, &mut out).unwrap();
                         assert_eq!(bits(&out[..items]), bits(&expected), "{kernels:?} {items} × {dim}");
-                        let query = Query { user: &user, seed: start, exclude: &[], k: 7 };
+                        let seed = Seed { base: start, own: &[] };
+                        let query = Query { user: &user, seed, exclude: &[], k: 7 };
                         let lists = kernels.score_top_k(view, &[query]).unwrap();
                         assert_eq!(lists[0], sorted_list(&expected, &[], 7), "{kernels:?} {items} × {dim}");
                     }
@@ -60,7 +61,7 @@ fn a_batch_of_any_size_gives_each_query_its_own_answer() {
     let exclude: Vec<Vec<u32>> =
         (0..75_u32).map(|u| (0..items as u32).filter(|i| (i + u) % 5 == 0).collect()).collect();
     let queries: Vec<Query<'_>> = (0..75)
-        .map(|u| Query { user: &users[u], seed: None, exclude: &exclude[u], k: [0, 1, 20, 100, 1000][u % 5] })
+        .map(|u| Query { user: &users[u], seed: Seed::ZERO, exclude: &exclude[u], k: [0, 1, 20, 100, 1000][u % 5] })
         .collect();
     let expected: Vec<Vec<Scored>> =
         queries.iter().map(|q| sorted_list(&plain(q.user, &rows, None), q.exclude, q.k)).collect();
@@ -71,6 +72,35 @@ fn a_batch_of_any_size_gives_each_query_its_own_answer() {
                 lists.extend(kernels.score_top_k(factors.view(), batch).unwrap());
             }
             assert!(lists == expected, "{kernels:?}, batches of {size}");
+        }
+    }
+}
+
+#[test]
+fn own_seeds_take_the_place_of_the_shared_ones() {
+    // Several panels of 1,408 items each at 23 dimensions, the last one cut short.
+    let (items, dim) = (4_001, 23);
+    let mut values = Values::new(9);
+    let rows = values.vec(items * dim);
+    let factors = BlockedFactors::from_rows(&rows, items, dim).unwrap();
+    let base = values.vec(factors.view().padded_items());
+    let users: Vec<Vec<f32>> = (0..20).map(|_| values.vec(dim)).collect();
+    let own: Vec<Vec<(u32, f32)>> = (0..20_u32)
+        .map(|u| (0..items as u32).filter(|i| (i * 7 + u) % (2 + u) == 0).map(|i| (i, values.next())).collect())
+        .collect();
+    for shared in [None, Some(base.as_slice())] {
+        let queries: Vec<Query<'_>> = (0..20)
+            .map(|u| Query { user: &users[u], seed: Seed { base: shared, own: &own[u] }, exclude: &[], k: 50 })
+            .collect();
+        let expected: Vec<Vec<Scored>> = (0..20)
+            .map(|u| {
+                let mut dense = shared.map_or_else(|| vec![0.0; items], <[f32]>::to_vec);
+                own[u].iter().for_each(|(item, value)| dense[*item as usize] = *value);
+                sorted_list(&plain(&users[u], &rows, Some(&dense)), &[], 50)
+            })
+            .collect();
+        for kernels in others().into_iter().chain([scalar()]) {
+            assert!(kernels.score_top_k(factors.view(), &queries).unwrap() == expected, "{kernels:?}");
         }
     }
 }
@@ -92,7 +122,7 @@ fn the_chain_is_within_its_derived_bound_of_the_exact_sum() {
 fn ties_go_to_the_lower_index_and_zero_has_one_sign() {
     let rows = [0.0, -0.0, 1.0, 1.0, 0.0, -1.0];
     let factors = BlockedFactors::from_rows(&rows, 6, 1).unwrap();
-    let query = Query { user: &[1.0], seed: None, exclude: &[], k: 5 };
+    let query = Query { user: &[1.0], seed: Seed::ZERO, exclude: &[], k: 5 };
     for kernels in others().into_iter().chain([scalar()]) {
         let list = &kernels.score_top_k(factors.view(), &[query]).unwrap()[0];
         assert_eq!(list.iter().map(Scored::item).collect::<Vec<_>>(), [2, 3, 0, 1, 4]);
@@ -109,7 +139,7 @@ fn scores_that_overflow_keep_their_order_and_a_nan_seed_never_enters() {
     let mut seed = vec![0.0; 32];
     seed[3] = f32::NAN;
     for kernels in others().into_iter().chain([scalar()]) {
-        let query = Query { user: &[2.0], seed: Some(&seed), exclude: &[], k: 20 };
+        let query = Query { user: &[2.0], seed: Seed { base: Some(&seed), own: &[] }, exclude: &[], k: 20 };
         let list = &kernels.score_top_k(factors.view(), &[query]).unwrap()[0];
         let order: Vec<u32> = list.iter().map(Scored::item).collect();
         assert_eq!(order, [0, 6, 9, 12, 15, 18, 1, 2, 4, 5, 7, 8, 10, 11, 13, 14, 16, 17, 19]);
@@ -122,11 +152,15 @@ fn scores_that_overflow_keep_their_order_and_a_nan_seed_never_enters() {
 #[test]
 fn what_cannot_be_scored_is_refused_with_its_place() {
     let factors = BlockedFactors::from_rows(&[1.0; 6], 3, 2).unwrap();
-    let good = Query { user: &[1.0, 2.0], seed: None, exclude: &[], k: 1 };
+    let good = Query { user: &[1.0, 2.0], seed: Seed::ZERO, exclude: &[], k: 1 };
     let ask = |query| scalar().score_top_k(factors.view(), &[good, query]).unwrap_err();
     assert_eq!(ask(Query { user: &[1.0], ..good }), ScoreError::Dimensions { query: 1, expected: 2, found: 1 });
     assert_eq!(ask(Query { user: &[1.0, f32::NAN], ..good }), ScoreError::NotFinite { query: 1 });
-    assert_eq!(ask(Query { seed: Some(&[0.0; 3]), ..good }), ScoreError::Seed { query: 1, expected: 16, found: 3 });
+    let seeded = |base, own| ask(Query { seed: Seed { base, own }, ..good });
+    assert_eq!(seeded(Some(&[0.0; 3]), &[]), ScoreError::Seed { query: 1, expected: 16, found: 3 });
+    for own in [&[(1, 0.0), (1, 0.0)][..], &[(2, 0.0), (1, 0.0)], &[(3, 0.0)]] {
+        assert_eq!(seeded(None, own), ScoreError::SeedItems { query: 1, items: 3 });
+    }
     assert_eq!(ask(Query { exclude: &[2, 1], ..good }), ScoreError::Exclude { query: 1 });
     assert_eq!(ask(Query { k: K_MAX + 1, ..good }), ScoreError::TooMany { query: 1, k: K_MAX + 1 });
     assert_eq!(BlockedFactors::from_rows(&[1.0, 2.0, f32::INFINITY, 0.0], 2, 2), Err(ShapeError::NotFinite { row: 1 }));

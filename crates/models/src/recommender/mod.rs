@@ -13,6 +13,7 @@
 
 mod blend;
 mod explain;
+mod sums;
 
 #[cfg(test)]
 mod tests;
@@ -25,13 +26,12 @@ use crate::interactions::{RowFault, check_row};
 use crate::snapshot::Snapshot;
 use anabranch_kernels::{self as kernels, K_MAX, Kernels, NormalEquations, Rows, Scored};
 use rayon::prelude::*;
+use std::ops::Range;
 use std::sync::Arc;
+use sums::Sums;
 
-/// Users scored together; beyond this the kernels split a batch anyway.
-const USERS_PER_BATCH: usize = 32;
-
-/// Seeds of one thread: 4 Mi values are 16 MiB, so a batch shrinks below 32 users past 131 thousand items.
-const SEED_VALUES_MAX: usize = 4 << 20;
+/// Users scored together: whole register tiles of 6 or 12, whose own seeds, some thousand pairs each, stay in a few MiB.
+const USERS_PER_BATCH: usize = 96;
 
 /// One question.
 #[derive(Debug, Clone, Copy)]
@@ -91,7 +91,9 @@ pub enum RecommendError {
 pub struct Scratch {
     system: NormalEquations,
     users: Vec<f32>,
-    seeds: Vec<f32>,
+    sums: Sums,
+    /// The own seeds of a batch's users, one after the other.
+    seeds: Vec<(u32, f32)>,
 }
 
 /// Answers queries from a snapshot.
@@ -101,6 +103,8 @@ pub struct Recommender {
     kernels: Kernels,
     /// Popularity over its greatest value, zero where nothing is popular; padded to whole blocks.
     popular: Vec<f32>,
+    /// The same times the blend's weight: what every score starts from.
+    base: Vec<f32>,
 }
 
 impl Recommender {
@@ -113,7 +117,9 @@ impl Recommender {
                 *to = from / most;
             }
         }
-        Self { snapshot, kernels, popular }
+        let weight = snapshot.meta().blend.popularity;
+        let base = popular.iter().map(|popular| weight * popular).collect();
+        Self { snapshot, kernels, popular, base }
     }
 
     /// The snapshot that answers.
@@ -125,17 +131,17 @@ impl Recommender {
     pub fn scratch(&self) -> Scratch {
         let system =
             NormalEquations::new(self.kernels, self.snapshot.dim()).expect("the snapshot's shape was verified");
-        Scratch { system, users: Vec::new(), seeds: Vec::new() }
+        Scratch { system, users: Vec::new(), sums: Sums::new(self.base.len()), seeds: Vec::new() }
     }
 
     /// The lists of a batch on this thread, in order; a query's error leaves the others alone.
     pub fn recommend(&self, scratch: &mut Scratch, queries: &[Query<'_>]) -> Vec<Result<Vec<Scored>, RecommendError>> {
-        queries.chunks(self.batch_size()).flat_map(|batch| self.batch(scratch, batch)).collect()
+        queries.chunks(USERS_PER_BATCH).flat_map(|batch| self.batch(scratch, batch)).collect()
     }
 
     /// The same on all cores.
     pub fn recommend_parallel(&self, queries: &[Query<'_>]) -> Vec<Result<Vec<Scored>, RecommendError>> {
-        let share = queries.len().div_ceil(rayon::current_num_threads()).clamp(1, self.batch_size());
+        let share = queries.len().div_ceil(rayon::current_num_threads()).clamp(1, USERS_PER_BATCH);
         let lists: Vec<Vec<_>> = queries
             .par_chunks(share)
             .map_init(|| self.scratch(), |scratch, batch| self.batch(scratch, batch))
@@ -156,29 +162,30 @@ impl Recommender {
         Ok(self.snapshot.fold_in().solve(&mut scratch.system, rows, row.iter().copied(), out)?)
     }
 
-    fn batch_size(&self) -> usize {
-        (SEED_VALUES_MAX / self.popular.len()).clamp(1, USERS_PER_BATCH)
-    }
-
     fn batch(&self, scratch: &mut Scratch, batch: &[Query<'_>]) -> Vec<Result<Vec<Scored>, RecommendError>> {
-        let (dim, padded) = (self.snapshot.dim(), self.popular.len());
+        let dim = self.snapshot.dim();
         let mut users = std::mem::take(&mut scratch.users);
         let mut seeds = std::mem::take(&mut scratch.seeds);
         users.resize(batch.len() * dim, 0.0);
-        seeds.resize(batch.len() * padded, 0.0);
-        let prepared: Vec<Result<(), RecommendError>> = batch
+        seeds.clear();
+        let prepared: Vec<Result<Range<usize>, RecommendError>> = batch
             .iter()
             .zip(users.chunks_exact_mut(dim))
-            .zip(seeds.chunks_exact_mut(padded))
-            .map(|((query, user), seed)| self.prepare(scratch, query, user, seed))
+            .map(|(query, user)| {
+                let begin = seeds.len();
+                self.prepare(scratch, query, user, &mut seeds)?;
+                Ok(begin..seeds.len())
+            })
             .collect();
-        let questions: Vec<kernels::Query<'_>> = (0..batch.len())
-            .filter(|position| prepared[*position].is_ok())
-            .map(|position| kernels::Query {
-                user: &users[position * dim..][..dim],
-                seed: Some(&seeds[position * padded..][..padded]),
-                exclude: batch[position].exclude,
-                k: batch[position].k,
+        let questions: Vec<kernels::Query<'_>> = batch
+            .iter()
+            .zip(users.chunks_exact(dim))
+            .zip(&prepared)
+            .filter_map(|((query, user), own)| {
+                let own = &seeds[own.as_ref().ok()?.clone()];
+                let base = if query.row.is_empty() { &self.popular } else { &self.base };
+                let seed = kernels::Seed { base: Some(base), own };
+                Some(kernels::Query { user, seed, exclude: query.exclude, k: query.k })
             })
             .collect();
         let lists = self
@@ -189,19 +196,19 @@ impl Recommender {
         let mut lists = lists.into_iter();
         let answers = prepared
             .into_iter()
-            .map(|result| result.map(|()| lists.next().expect("there is a list for each good query")))
+            .map(|result| result.map(|_| lists.next().expect("there is a list for each good query")))
             .collect();
         (scratch.users, scratch.seeds) = (users, seeds);
         answers
     }
 
-    /// Checks a query and fills its factors (times the blend's weight) and seeds.
+    /// Checks a query, fills its factors (times the blend's weight) and adds its own seeds to `seeds`.
     fn prepare(
         &self,
         scratch: &mut Scratch,
         query: &Query<'_>,
         user: &mut [f32],
-        seed: &mut [f32],
+        seeds: &mut Vec<(u32, f32)>,
     ) -> Result<(), RecommendError> {
         if query.k > K_MAX {
             return Err(RecommendError::TooMany { k: query.k });
@@ -212,26 +219,24 @@ impl Recommender {
         self.check_row(query.row)?;
         self.scaled_factors(scratch, query.row, user)?;
         if query.row.is_empty() {
-            seed.copy_from_slice(&self.popular);
             return Ok(());
         }
         let blend = self.blend();
-        for (seed, popular) in seed.iter_mut().zip(&self.popular) {
-            *seed = blend.popularity * popular;
-        }
         let shares = Shares::of(query.row, blend);
+        let sums = &mut scratch.sums;
         for (item, weight) in query.row {
-            seed[*item as usize] += shares.history * weight;
+            sums.add(&self.base, *item, shares.history * weight);
         }
         if blend.neighbours > 0.0 {
             for (item, weight) in query.row {
                 let factor = shares.neighbours * weight;
                 let (neighbours, scores) = self.snapshot.neighbours(*item);
                 for (neighbour, score) in neighbours.iter().zip(scores) {
-                    seed[*neighbour as usize] += factor * score;
+                    sums.add(&self.base, *neighbour, factor * score);
                 }
             }
         }
+        sums.drain_into(seeds);
         Ok(())
     }
 
