@@ -23,6 +23,7 @@ mod gramian;
 mod isa;
 mod lanes;
 mod normal;
+mod prefetch;
 mod score;
 mod top_k;
 
@@ -34,6 +35,7 @@ pub use cholesky::NotPositiveDefinite;
 pub use gramian::{GRAMIAN_ROWS_PER_BLOCK, gramian};
 pub use isa::{Isa, Kernels};
 pub use normal::{BaseMatrix, NormalEquations};
+pub use prefetch::prefetch;
 pub use score::{K_MAX, Query, ScoreError, Seed, dot};
 pub use top_k::{Scored, TopK};
 

@@ -181,10 +181,21 @@ impl<'a> State<'a> {
         Self { threshold: best.threshold(), best, exclude: query.exclude, base, own }
     }
 
-    /// Lays out what the scores of the items from `first` on start from. Called for ascending panels.
-    fn start(&mut self, first: usize, starts: &mut [f32]) {
+    /// Lays out what the scores of the items from `first` on start from, a whole number of blocks. Called for ascending
+    /// panels.
+    ///
+    /// # Safety
+    /// As [`Lanes`].
+    #[inline(always)]
+    unsafe fn start<L: Lanes>(&mut self, first: usize, starts: &mut [f32]) {
         match self.base {
-            Some(base) => starts.copy_from_slice(&base[first..][..starts.len()]),
+            Some(base) => {
+                let base = &base[first..][..starts.len()];
+                for (to, from) in starts.chunks_exact_mut(LANES).zip(base.chunks_exact(LANES)) {
+                    // SAFETY: both are 16 values long. (A call of memmove for so little costs more than the copy.)
+                    unsafe { L::load(from.as_ptr()).store(to.as_mut_ptr()) };
+                }
+            }
             None => starts.fill(0.0),
         }
         while let [(item, value), rest @ ..] = self.own
@@ -262,7 +273,8 @@ unsafe fn batch_top_k_body<L: Lanes>(items: BlockedView<'_>, packed: &[f32], sta
             let states = &mut states[from..from + width];
             let starts = &mut starts.as_mut_slice()[..width * panel_items];
             for (state, starts) in states.iter_mut().zip(starts.chunks_exact_mut(panel_items)) {
-                state.start(panel_first, starts);
+                // SAFETY: the caller's promise.
+                unsafe { state.start::<L>(panel_first, starts) };
             }
             let users = packed[from * dim..][..width * dim].as_ptr();
             for (place, block) in panel.chunks_exact(block_values).enumerate() {

@@ -33,6 +33,9 @@ use sums::Sums;
 /// Users scored together: whole register tiles of 6 or 12, whose own seeds, some thousand pairs each, stay in a few MiB.
 const USERS_PER_BATCH: usize = 96;
 
+/// Items of a row whose neighbours are asked for ahead of their turn.
+const NEIGHBOURS_AHEAD: usize = 4;
+
 /// One question.
 #[derive(Debug, Clone, Copy)]
 pub struct Query<'a> {
@@ -105,7 +108,12 @@ pub struct Recommender {
     popular: Vec<f32>,
     /// The same times the blend's weight: what every score starts from.
     base: Vec<f32>,
+    /// The item factors row by row where they are small: gathering a row out of its block reads sixteen times as much.
+    rows: Option<Vec<f32>>,
 }
+
+/// Item factors up to this size are kept row by row too.
+const ROWS_BYTES_MAX: usize = 32 << 20;
 
 impl Recommender {
     /// Prepares a snapshot: work proportional to its items, done once for each.
@@ -119,7 +127,15 @@ impl Recommender {
         }
         let weight = snapshot.meta().blend.popularity;
         let base = popular.iter().map(|popular| weight * popular).collect();
-        Self { snapshot, kernels, popular, base }
+        let (items, dim) = (snapshot.item_count(), snapshot.dim());
+        let rows = (items * dim * size_of::<f32>() <= ROWS_BYTES_MAX).then(|| {
+            let mut rows = vec![0.0; items * dim];
+            for (item, row) in rows.chunks_exact_mut(dim).enumerate() {
+                snapshot.item_factors().copy_row(item, row);
+            }
+            rows
+        });
+        Self { snapshot, kernels, popular, base, rows }
     }
 
     /// The snapshot that answers.
@@ -131,7 +147,7 @@ impl Recommender {
     pub fn scratch(&self) -> Scratch {
         let system =
             NormalEquations::new(self.kernels, self.snapshot.dim()).expect("the snapshot's shape was verified");
-        Scratch { system, users: Vec::new(), sums: Sums::new(self.base.len()), seeds: Vec::new() }
+        Scratch { system, users: Vec::new(), sums: Sums::new(&self.base), seeds: Vec::new() }
     }
 
     /// The lists of a batch on this thread, in order; a query's error leaves the others alone.
@@ -158,7 +174,14 @@ impl Recommender {
     }
 
     fn fold_in(&self, scratch: &mut Scratch, row: &[(u32, f32)], out: &mut [f32]) -> Result<(), RecommendError> {
-        let rows = Rows::Blocked(self.snapshot.item_factors());
+        let rows = match &self.rows {
+            Some(rows) => {
+                let dim = self.snapshot.dim();
+                row.iter().for_each(|(item, _)| kernels::prefetch(&rows[*item as usize * dim..][..dim]));
+                Rows::RowMajor(rows)
+            }
+            None => Rows::Blocked(self.snapshot.item_factors()),
+        };
         Ok(self.snapshot.fold_in().solve(&mut scratch.system, rows, row.iter().copied(), out)?)
     }
 
@@ -225,18 +248,25 @@ impl Recommender {
         let shares = Shares::of(query.row, blend);
         let sums = &mut scratch.sums;
         for (item, weight) in query.row {
-            sums.add(&self.base, *item, shares.history * weight);
+            sums.add(*item, shares.history * weight);
         }
         if blend.neighbours > 0.0 {
-            for (item, weight) in query.row {
+            let lists = self.snapshot.neighbour_lists();
+            for (place, (item, weight)) in query.row.iter().enumerate() {
+                // The neighbours of different items lie far apart; without this, waiting for them is half the time.
+                if let Some((ahead, _)) = query.row.get(place + NEIGHBOURS_AHEAD) {
+                    let (neighbours, scores) = lists.of(*ahead);
+                    kernels::prefetch(neighbours);
+                    kernels::prefetch(scores);
+                }
                 let factor = shares.neighbours * weight;
-                let (neighbours, scores) = self.snapshot.neighbours(*item);
+                let (neighbours, scores) = lists.of(*item);
                 for (neighbour, score) in neighbours.iter().zip(scores) {
-                    sums.add(&self.base, *neighbour, factor * score);
+                    sums.add(*neighbour, factor * score);
                 }
             }
         }
-        sums.drain_into(seeds);
+        sums.drain_into(&self.base, seeds);
         Ok(())
     }
 
