@@ -177,7 +177,9 @@ impl Recommender {
         let rows = match &self.rows {
             Some(rows) => {
                 let dim = self.snapshot.dim();
-                row.iter().for_each(|(item, _)| kernels::prefetch(&rows[*item as usize * dim..][..dim]));
+                for (item, _) in row {
+                    kernels::prefetch(&rows[*item as usize * dim..][..dim]);
+                }
                 Rows::RowMajor(rows)
             }
             None => Rows::Blocked(self.snapshot.item_factors()),
