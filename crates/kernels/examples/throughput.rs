@@ -3,7 +3,9 @@
 //! `cargo run --release -p anabranch-kernels --example throughput`
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
-use anabranch_kernels::{BaseMatrix, BlockedFactors, Isa, Kernels, NormalEquations, Query, Rows, Seed};
+use anabranch_kernels::{
+    Base, BaseMatrix, BlockNorms, BlockedFactors, Isa, Kernels, NormalEquations, Query, Rows, Seed,
+};
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -48,13 +50,14 @@ fn best_of(runs: usize, mut work: impl FnMut()) -> f64 {
 fn scoring(kernels: Kernels, items: usize, dim: usize, users: usize) {
     let factors = BlockedFactors::from_rows(&values(items * dim), items, dim).unwrap();
     let user_rows = values(users * dim);
-    let base = values(items.next_multiple_of(16));
+    let base = Base::new(&values(items));
+    let norms = BlockNorms::of(factors.view());
     // A tenth of the items start from a value of their own, as after a history of 64 with 100 neighbours each.
     let own: Vec<(u32, f32)> = (0..items as u32).step_by(10).map(|item| (item, 0.5)).collect();
     let seed = Seed { base: Some(&base), own: &own };
     let queries: Vec<_> = user_rows.chunks_exact(dim).map(|user| Query { user, seed, exclude: &[], k: 20 }).collect();
     let seconds = best_of(5, || {
-        black_box(kernels.score_top_k(factors.view(), &queries).unwrap());
+        black_box(kernels.score_top_k(factors.view(), &norms, &queries).unwrap());
     });
     let lists = users as f64 / seconds;
     println!(

@@ -18,6 +18,7 @@
 
 mod aligned;
 mod blocked;
+mod bounds;
 mod cholesky;
 mod gramian;
 mod isa;
@@ -31,6 +32,7 @@ mod top_k;
 mod tests;
 
 pub use blocked::{BlockedFactors, BlockedView, LANES, Rows, ShapeError};
+pub use bounds::{Base, BlockNorms};
 pub use cholesky::NotPositiveDefinite;
 pub use gramian::{GRAMIAN_ROWS_PER_BLOCK, gramian};
 pub use isa::{Isa, Kernels};

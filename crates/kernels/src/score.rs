@@ -1,12 +1,14 @@
 //! Scores of all items for a micro-batch of users, fused with top-k so that the score matrix is never stored.
 //!
 //! A score is `fma(u[d], h[d], …)` over `d` ascending, starting from the user's [`Seed`] for the item. Items pass in
-//! panels that stay in L1 while all users meet them: for each register tile of users the panel's starts are laid out
-//! side by side, then its blocks of 16 items stream by. The running k-th score of each user is compared
-//! with a whole block at once, and only lanes that pass reach the heap.
+//! panels of 32 blocks of 16. First each user looks at its bounds ([`crate::bounds`]) and takes on only the blocks in
+//! which a score could reach its list; then each block, once in L1, meets the users that took it on, a register tile at
+//! a time. The running k-th score of each user is compared with a whole block at once, and only lanes that pass reach
+//! the heap.
 
 use crate::aligned::AlignedF32;
 use crate::blocked::{BlockedView, LANES};
+use crate::bounds::{Base, BlockNorms, PANEL_BLOCKS, above, user_norm, widening};
 use crate::isa::{Kernels, dispatch};
 use crate::lanes::{Lanes, with_tile_width};
 use crate::top_k::{Scored, TopK};
@@ -14,17 +16,14 @@ use crate::top_k::{Scored, TopK};
 /// The longest list: it bounds the heap of a user.
 pub const K_MAX: usize = 1000;
 
-/// Users that meet a panel together: their packed factors, 64 KiB at 64 dimensions, pass once a panel.
-const USERS_PER_BATCH: usize = 256;
-
-/// Item factors of one panel: half of a small L1, beside the packed factors and starts of one tile of users.
-const PANEL_BYTES: usize = 16 << 10;
+/// Users that meet a panel together: whole tiles of 4, 6 and 12, and their starts for a panel are 192 KiB at most.
+const USERS_PER_BATCH: usize = 96;
 
 /// What the scores of one user start from.
 #[derive(Debug, Clone, Copy)]
 pub struct Seed<'a> {
-    /// A start for every item, [`BlockedView::padded_items`] values, which users may share; `None` is zero.
-    pub base: Option<&'a [f32]>,
+    /// A start for every item; `None` is zero.
+    pub base: Option<&'a Base>,
     /// Items that start from a value of their own instead, indices ascending.
     pub own: &'a [(u32, f32)],
 }
@@ -67,16 +66,19 @@ pub enum ScoreError {
         /// Position in the batch.
         query: usize,
     },
-    /// The seed has another length than the padded items.
-    #[error("query {query}: the seed has {found} values, {expected} are needed")]
-    Seed {
+    /// The seed's base is of other items.
+    #[error("query {query}: the seed's base has {found} values, {expected} are needed")]
+    Base {
         /// Position in the batch.
         query: usize,
-        /// Items rounded up to whole blocks.
+        /// The number of items.
         expected: usize,
         /// Values given.
         found: usize,
     },
+    /// The norms are of other items.
+    #[error("the norms are of factors of another shape: compute them anew for each snapshot")]
+    Norms,
     /// The seed's own items are repeated, out of order or unknown.
     #[error("query {query}: the seed's own items must ascend, each once and below {items}")]
     SeedItems {
@@ -107,19 +109,27 @@ pub fn dot(start: f32, left: &[f32], right: &[f32]) -> f32 {
 }
 
 impl Kernels {
-    /// The `k` best items of each query, best first (score descending, index ascending).
+    /// The `k` best items of each query, best first (score descending, index ascending). `norms` are those of `items`.
     ///
     /// The answer to a query does not depend on the others in the batch. Scores that overflow to ±∞ keep their
     /// place; a NaN can only come from a NaN in a seed, and such an item is left out.
-    pub fn score_top_k(self, items: BlockedView<'_>, queries: &[Query<'_>]) -> Result<Vec<Vec<Scored>>, ScoreError> {
+    pub fn score_top_k(
+        self,
+        items: BlockedView<'_>,
+        norms: &BlockNorms,
+        queries: &[Query<'_>],
+    ) -> Result<Vec<Vec<Scored>>, ScoreError> {
+        if !norms.fit(items) {
+            return Err(ScoreError::Norms);
+        }
         for (position, query) in queries.iter().enumerate() {
             check(position, query, &items)?;
         }
         let mut lists = Vec::with_capacity(queries.len());
+        let mut panel = Panel::new(queries.len().min(USERS_PER_BATCH));
         for batch in queries.chunks(USERS_PER_BATCH) {
-            let mut states: Vec<State<'_>> = batch.iter().map(State::new).collect();
-            let packed = pack(batch, items.dim(), self);
-            batch_top_k(self, items, &packed, &mut states);
+            let mut states: Vec<State<'_>> = batch.iter().map(|query| State::new(query, norms)).collect();
+            batch_top_k(self, items, norms.as_slice(), &mut panel, &mut states);
             lists.extend(states.into_iter().map(|state| state.best.into_sorted()));
         }
         Ok(lists)
@@ -129,8 +139,10 @@ impl Kernels {
     ///
     /// `out` holds the seeds on entry: zeros for plain scores.
     pub fn scores(self, items: BlockedView<'_>, user: &[f32], out: &mut [f32]) -> Result<(), ScoreError> {
-        let query = Query { user, seed: Seed { base: Some(out), own: &[] }, exclude: &[], k: 0 };
-        check(0, &query, &items)?;
+        check(0, &Query { user, seed: Seed::ZERO, exclude: &[], k: 0 }, &items)?;
+        if out.len() != items.padded_items() {
+            return Err(ScoreError::Base { query: 0, expected: items.padded_items(), found: out.len() });
+        }
         all_scores(self, items, user, out);
         Ok(())
     }
@@ -145,9 +157,9 @@ fn check(position: usize, query: &Query<'_>, items: &BlockedView<'_>) -> Result<
         return Err(ScoreError::NotFinite { query: position });
     }
     if let Some(base) = query.seed.base
-        && base.len() != items.padded_items()
+        && base.items() != items.items()
     {
-        return Err(ScoreError::Seed { query: position, expected: items.padded_items(), found: base.len() });
+        return Err(ScoreError::Base { query: position, expected: items.items(), found: base.items() });
     }
     let own = query.seed.own;
     let is_ascending = own.windows(2).all(|pair| pair[0].0 < pair[1].0);
@@ -163,47 +175,32 @@ fn check(position: usize, query: &Query<'_>, items: &BlockedView<'_>) -> Result<
     Ok(())
 }
 
-/// What is known of a user while the blocks stream by.
+/// What is known of a user while the panels stream by.
 struct State<'a> {
+    user: &'a [f32],
+    /// `‖user‖`, widened.
+    norm: f32,
+    widening: f32,
     best: TopK,
+    /// Scores below it cannot enter the list.
     threshold: f32,
+    /// What is known of the k-th score before the first is computed.
+    floor: f32,
     /// The exclusions not yet passed.
     exclude: &'a [u32],
-    base: Option<&'a [f32]>,
+    base: Option<&'a Base>,
     /// The seed's own items not yet passed.
     own: &'a [(u32, f32)],
 }
 
 impl<'a> State<'a> {
-    fn new(query: &Query<'a>) -> Self {
+    fn new(query: &Query<'a>, norms: &BlockNorms) -> Self {
         let best = TopK::new(query.k);
+        let (norm, widening) = (user_norm(query.user), widening(query.user.len()));
+        let floor = floor(query, norms.as_slice(), norm, widening);
         let Seed { base, own } = query.seed;
-        Self { threshold: best.threshold(), best, exclude: query.exclude, base, own }
-    }
-
-    /// Lays out what the scores of the items from `first` on start from, a whole number of blocks. Called for ascending
-    /// panels.
-    ///
-    /// # Safety
-    /// As [`Lanes`].
-    #[inline(always)]
-    unsafe fn start<L: Lanes>(&mut self, first: usize, starts: &mut [f32]) {
-        match self.base {
-            Some(base) => {
-                let base = &base[first..][..starts.len()];
-                for (to, from) in starts.chunks_exact_mut(LANES).zip(base.chunks_exact(LANES)) {
-                    // SAFETY: both are 16 values long. (A call of memmove for so little costs more than the copy.)
-                    unsafe { L::load(from.as_ptr()).store(to.as_mut_ptr()) };
-                }
-            }
-            None => starts.fill(0.0),
-        }
-        while let [(item, value), rest @ ..] = self.own
-            && let Some(start) = starts.get_mut(*item as usize - first)
-        {
-            *start = *value;
-            self.own = rest;
-        }
+        let threshold = best.threshold().max(floor);
+        Self { user: query.user, norm, widening, best, threshold, floor, exclude: query.exclude, base, own }
     }
 
     /// Offers the lanes of `mask`, item indices ascending from `first`.
@@ -221,7 +218,143 @@ impl<'a> State<'a> {
                 self.best.offer(item, scores[lane]);
             }
         }
-        self.threshold = self.best.threshold();
+        self.threshold = self.best.threshold().max(self.floor);
+    }
+
+    /// Takes on the blocks of a panel in which a score could reach the list. Called for ascending panels.
+    ///
+    /// # Safety
+    /// As [`Lanes`]; `norms` holds a norm for each of the panel's [`PANEL_BLOCKS`] places.
+    #[inline(always)]
+    unsafe fn enter<L: Lanes>(
+        &mut self,
+        number: usize,
+        first_block: usize,
+        blocks: usize,
+        norms: &[f32],
+        panel: &mut Panel,
+    ) {
+        let mut maxima = [0.0_f32; PANEL_BLOCKS];
+        if let Some(base) = self.base {
+            maxima.copy_from_slice(&base.maxima()[first_block..][..PANEL_BLOCKS]);
+        }
+        // How many own items lie up to the end of each block. Sorted items often share a block, so little may depend on
+        // what the item before stored.
+        let mut ends = [0_u32; PANEL_BLOCKS];
+        let mut passed = 0_u32;
+        for (item, start) in self.own {
+            let place = *item as usize / LANES - first_block;
+            if place >= blocks {
+                break;
+            }
+            passed += 1;
+            ends[place] = passed;
+            let most = maxima[place];
+            maxima[place] = if *start > most { *start } else { most };
+        }
+        for most in &mut maxima {
+            *most = above(*most, self.widening);
+        }
+        for place in 1..PANEL_BLOCKS {
+            ends[place] = ends[place].max(ends[place - 1]);
+        }
+        let mut taken = 0_u32;
+        for half in [0, LANES] {
+            // SAFETY: both arrays hold PANEL_BLOCKS = 2 × 16 values.
+            unsafe {
+                let reach = L::load(norms.as_ptr().add(half));
+                let upper = L::load(maxima.as_ptr().add(half)).fma(L::splat(self.norm), reach);
+                taken |= upper.ge_mask(L::splat(self.threshold)) << half;
+            }
+        }
+        taken &= u32::MAX >> (PANEL_BLOCKS - blocks);
+        let (here, rest) = self.own.split_at(passed as usize);
+        self.own = rest;
+        while taken != 0 {
+            let place = taken.trailing_zeros() as usize;
+            taken &= taken - 1;
+            let first = (first_block + place) * LANES;
+            let starts = panel.add(place, number);
+            match self.base {
+                Some(base) => {
+                    let base = &base.padded()[first..][..LANES];
+                    // SAFETY: both are 16 values long. (A call of memmove for so little costs more than the copy.)
+                    unsafe { L::load(base.as_ptr()).store(starts.as_mut_ptr()) };
+                }
+                None => starts.fill(0.0),
+            }
+            let from = if place == 0 { 0 } else { ends[place - 1] };
+            for (item, start) in &here[from as usize..ends[place] as usize] {
+                starts[*item as usize - first] = *start;
+            }
+        }
+    }
+}
+
+/// A number that at least `k` of the scores will reach, from the seed's own items and the least that each can come to.
+fn floor(query: &Query<'_>, norms: &[f32], norm: f32, widening: f32) -> f32 {
+    if query.k == 0 {
+        return f32::NAN;
+    }
+    let mut kept: Vec<f32> = Vec::with_capacity(2 * query.k);
+    let mut least = f32::NEG_INFINITY;
+    let mut exclude = query.exclude;
+    let cut = |kept: &mut Vec<f32>| {
+        let (_, least, _) = kept.select_nth_unstable_by(query.k - 1, |a, b| b.total_cmp(a));
+        *least
+    };
+    for (item, start) in query.seed.own {
+        // Most end here: a bound from below is not above the start.
+        if *start <= least {
+            continue;
+        }
+        let lower = -above(-*start, widening) - norm * norms[*item as usize / LANES];
+        // A NaN is not greater either.
+        if lower > least {
+            while let [excluded, rest @ ..] = exclude
+                && *excluded < *item
+            {
+                exclude = rest;
+            }
+            if exclude.first() != Some(item) {
+                kept.push(lower);
+                if kept.len() == 2 * query.k {
+                    least = cut(&mut kept);
+                    kept.truncate(query.k);
+                }
+            }
+        }
+    }
+    if kept.len() < query.k { f32::NEG_INFINITY } else { cut(&mut kept) }
+}
+
+/// Which users took on each block of a panel, and what their scores start from.
+struct Panel {
+    users_max: usize,
+    counts: [usize; PANEL_BLOCKS],
+    /// `[block][user]` as positions in the batch.
+    users: Vec<u8>,
+    /// `[block][user][16]`.
+    starts: AlignedF32,
+}
+
+impl Panel {
+    fn new(users_max: usize) -> Self {
+        Self {
+            users_max,
+            counts: [0; PANEL_BLOCKS],
+            users: vec![0; PANEL_BLOCKS * users_max],
+            starts: AlignedF32::zeroed(PANEL_BLOCKS * users_max * LANES),
+        }
+    }
+
+    /// Room for the starts of one more user.
+    #[inline(always)]
+    fn add(&mut self, place: usize, user: usize) -> &mut [f32] {
+        let slot = place * self.users_max + self.counts[place];
+        self.counts[place] += 1;
+        self.users[slot] = user as u8;
+        &mut self.starts.as_mut_slice()[slot * LANES..][..LANES]
     }
 }
 
@@ -231,61 +364,44 @@ fn tile_widths(users: usize, tile: usize) -> impl Iterator<Item = (usize, usize)
     (0..tiles).map(move |t| (t * users / tiles, (t + 1) * users / tiles)).map(|(from, to)| (from, to - from))
 }
 
-fn tile_of(kernels: Kernels) -> usize {
-    match kernels.isa() {
-        crate::Isa::Scalar => <crate::lanes::Scalar as Lanes>::TILE,
-        #[cfg(target_arch = "x86_64")]
-        crate::Isa::Avx2 => <crate::lanes::Avx2 as Lanes>::TILE,
-        #[cfg(target_arch = "x86_64")]
-        crate::Isa::Avx512 => <crate::lanes::Avx512 as Lanes>::TILE,
-        #[cfg(not(target_arch = "x86_64"))]
-        _ => <crate::lanes::Scalar as Lanes>::TILE,
-    }
-}
-
-/// User factors as each tile reads them: `[tile][dim][users of the tile]`.
-fn pack(batch: &[Query<'_>], dim: usize, kernels: Kernels) -> Vec<f32> {
-    let mut packed = Vec::with_capacity(batch.len() * dim);
-    for (from, width) in tile_widths(batch.len(), tile_of(kernels)) {
-        for d in 0..dim {
-            packed.extend(batch[from..from + width].iter().map(|query| query.user[d]));
-        }
-    }
-    packed
-}
-
 dispatch! {
-    fn batch_top_k(items: BlockedView<'_>, packed: &[f32], states: &mut [State<'_>]) = batch_top_k_body
+    fn batch_top_k(items: BlockedView<'_>, norms: &[f32], panel: &mut Panel, states: &mut [State<'_>]) = batch_top_k_body
 }
 
 /// # Safety
-/// As [`Lanes`]. Shapes were checked by [`check`], and `packed` comes from [`pack`] with the same tile.
+/// As [`Lanes`]. Shapes were checked by [`check`]; `norms` are a whole number of panels.
 #[inline(always)]
-unsafe fn batch_top_k_body<L: Lanes>(items: BlockedView<'_>, packed: &[f32], states: &mut [State<'_>]) {
-    let dim = items.dim();
-    let block_values = LANES * dim;
-    let panel_blocks = (PANEL_BYTES / size_of::<f32>() / block_values).max(1);
-    let mut starts = AlignedF32::zeroed(L::TILE * panel_blocks * LANES);
-    for (number, panel) in items.values().chunks(panel_blocks * block_values).enumerate() {
-        let panel_first = number * panel_blocks * LANES;
-        let panel_items = panel.len() / dim;
-        for (from, width) in tile_widths(states.len(), L::TILE) {
-            let states = &mut states[from..from + width];
-            let starts = &mut starts.as_mut_slice()[..width * panel_items];
-            for (state, starts) in states.iter_mut().zip(starts.chunks_exact_mut(panel_items)) {
-                // SAFETY: the caller's promise.
-                unsafe { state.start::<L>(panel_first, starts) };
+unsafe fn batch_top_k_body<L: Lanes>(
+    items: BlockedView<'_>,
+    norms: &[f32],
+    panel: &mut Panel,
+    states: &mut [State<'_>],
+) {
+    let block_values = LANES * items.dim();
+    let panels = items.values().chunks(PANEL_BLOCKS * block_values).zip(norms.chunks_exact(PANEL_BLOCKS));
+    for (number, (values, norms)) in panels.enumerate() {
+        let first_block = number * PANEL_BLOCKS;
+        let blocks = values.len() / block_values;
+        panel.counts.fill(0);
+        for (user, state) in states.iter_mut().enumerate() {
+            // SAFETY: the caller's promise, and `norms` is one panel's.
+            unsafe { state.enter::<L>(user, first_block, blocks, norms, panel) };
+        }
+        for (place, block) in values.chunks_exact(block_values).enumerate() {
+            let first = (first_block + place) * LANES;
+            let valid = (1_u32 << (items.items() - first).min(LANES)) - 1;
+            let tile = Tile { block, first, valid };
+            let count = panel.counts[place];
+            if count == 0 {
+                continue;
             }
-            let users = packed[from * dim..][..width * dim].as_ptr();
-            for (place, block) in panel.chunks_exact(block_values).enumerate() {
-                let first = panel_first + place * LANES;
-                let valid = (1_u32 << (items.items() - first).min(LANES)) - 1;
-                let tile = Tile { block: block.as_ptr(), users, dim, first, valid };
-                let starts = starts[place * LANES..].as_ptr();
-                // SAFETY: `users` holds dim × width values, `block` dim × 16, and `starts`, for each user at a stride
-                // of `panel_items`, 16 values.
+            for (from, width) in tile_widths(count, L::TILE) {
+                let slot = place * panel.users_max + from;
+                let users = &panel.users[slot..slot + width];
+                let starts = &panel.starts.as_slice()[slot * LANES..][..width * LANES];
+                // SAFETY: a user has dim factors, `block` dim × 16, and `starts` 16 values for each user.
                 unsafe {
-                    with_tile_width!(width, tile_top_k::<L>(&tile, starts, panel_items, states));
+                    with_tile_width!(width, tile_top_k::<L>(&tile, users, starts, states));
                 }
             }
         }
@@ -293,11 +409,8 @@ unsafe fn batch_top_k_body<L: Lanes>(items: BlockedView<'_>, packed: &[f32], sta
 }
 
 /// A block of 16 items that meets a register tile of users.
-struct Tile {
-    block: *const f32,
-    /// `[dim][users of the tile]`.
-    users: *const f32,
-    dim: usize,
+struct Tile<'a> {
+    block: &'a [f32],
     /// Index of the block's first item.
     first: usize,
     /// Bit `l` is set where lane `l` is an item.
@@ -305,28 +418,29 @@ struct Tile {
 }
 
 /// # Safety
-/// As [`Lanes`]; the tile's block is valid for `16 × dim` values, its users for `U × dim`, `starts` for 16 values at
-/// each of `U` multiples of `stride`; `states` has `U` entries.
+/// As [`Lanes`]; `users` has `U` positions in `states`, `starts` `U × 16` values, the tile's block 16 × each user's.
 #[inline(always)]
 unsafe fn tile_top_k<L: Lanes, const U: usize>(
-    tile: &Tile,
-    starts: *const f32,
-    stride: usize,
+    tile: &Tile<'_>,
+    users: &[u8],
+    starts: &[f32],
     states: &mut [State<'_>],
 ) {
+    let factors: [*const f32; U] = std::array::from_fn(|u| states[usize::from(users[u])].user.as_ptr());
     // SAFETY: the pointers stay inside what the caller promises; see above.
     unsafe {
         let mut sums = [L::splat(0.0); U];
         for (u, sum) in sums.iter_mut().enumerate() {
-            *sum = L::load(starts.add(u * stride));
+            *sum = L::load(starts.as_ptr().add(u * LANES));
         }
-        for d in 0..tile.dim {
-            let lanes = L::load(tile.block.add(d * LANES));
+        for (d, lanes) in tile.block.chunks_exact(LANES).enumerate() {
+            let lanes = L::load(lanes.as_ptr());
             for (u, sum) in sums.iter_mut().enumerate() {
-                *sum = sum.fma(L::splat(*tile.users.add(d * U + u)), lanes);
+                *sum = sum.fma(L::splat(*factors[u].add(d)), lanes);
             }
         }
-        for (sum, state) in sums.iter().zip(states) {
+        for (u, sum) in sums.iter().enumerate() {
+            let state = &mut states[usize::from(users[u])];
             let mask = sum.ge_mask(L::splat(state.threshold)) & tile.valid;
             if mask != 0 {
                 let mut scores = [0.0; LANES];

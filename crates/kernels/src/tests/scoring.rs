@@ -1,5 +1,7 @@
 use super::{Values, bits, gamma, others, scalar};
-use crate::{BlockedFactors, BlockedView, K_MAX, LANES, Query, ScoreError, Scored, Seed, ShapeError, TopK, dot};
+use crate::{
+    Base, BlockNorms, BlockedFactors, BlockedView, K_MAX, LANES, Query, ScoreError, Scored, Seed, ShapeError, TopK, dot,
+};
 use proptest::prelude::*;
 
 fn plain(user: &[f32], rows: &[f32], seeds: Option<&[f32]>) -> Vec<f32> {
@@ -40,9 +42,10 @@ fn every_length_and_start_gives_the_bits_of_the_plain_chain() {
                         let mut out = start.map_or_else(|| vec![0.0; padded], <[f32]>::to_vec);
                         kernels.scores(view, &user, &mut out).unwrap();
                         assert_eq!(bits(&out[..items]), bits(&expected), "{kernels:?} {items} × {dim}");
-                        let seed = Seed { base: start, own: &[] };
+                        let base = start.map(|start| Base::new(&start[..items]));
+                        let seed = Seed { base: base.as_ref(), own: &[] };
                         let query = Query { user: &user, seed, exclude: &[], k: 7 };
-                        let lists = kernels.score_top_k(view, &[query]).unwrap();
+                        let lists = kernels.score_top_k(view, &BlockNorms::of(view), &[query]).unwrap();
                         assert_eq!(lists[0], sorted_list(&expected, &[], 7), "{kernels:?} {items} × {dim}");
                     }
                 }
@@ -69,7 +72,7 @@ fn a_batch_of_any_size_gives_each_query_its_own_answer() {
         for size in (1..=2 * LANES + 1).chain([75]) {
             let mut lists = Vec::new();
             for batch in queries.chunks(size) {
-                lists.extend(kernels.score_top_k(factors.view(), batch).unwrap());
+                lists.extend(kernels.score_top_k(factors.view(), &BlockNorms::of(factors.view()), batch).unwrap());
             }
             assert!(lists == expected, "{kernels:?}, batches of {size}");
         }
@@ -83,24 +86,69 @@ fn own_seeds_take_the_place_of_the_shared_ones() {
     let mut values = Values::new(9);
     let rows = values.vec(items * dim);
     let factors = BlockedFactors::from_rows(&rows, items, dim).unwrap();
-    let base = values.vec(factors.view().padded_items());
+    let base = Base::new(&values.vec(items));
     let users: Vec<Vec<f32>> = (0..20).map(|_| values.vec(dim)).collect();
     let own: Vec<Vec<(u32, f32)>> = (0..20_u32)
         .map(|u| (0..items as u32).filter(|i| (i * 7 + u) % (2 + u) == 0).map(|i| (i, values.next())).collect())
         .collect();
-    for shared in [None, Some(base.as_slice())] {
+    for shared in [None, Some(&base)] {
         let queries: Vec<Query<'_>> = (0..20)
             .map(|u| Query { user: &users[u], seed: Seed { base: shared, own: &own[u] }, exclude: &[], k: 50 })
             .collect();
         let expected: Vec<Vec<Scored>> = (0..20)
             .map(|u| {
-                let mut dense = shared.map_or_else(|| vec![0.0; items], <[f32]>::to_vec);
+                let mut dense = shared.map_or_else(|| vec![0.0; items], |base| base.values().to_vec());
                 own[u].iter().for_each(|(item, value)| dense[*item as usize] = *value);
                 sorted_list(&plain(&users[u], &rows, Some(&dense)), &[], 50)
             })
             .collect();
         for kernels in others().into_iter().chain([scalar()]) {
-            assert!(kernels.score_top_k(factors.view(), &queries).unwrap() == expected, "{kernels:?}");
+            assert!(
+                kernels.score_top_k(factors.view(), &BlockNorms::of(factors.view()), &queries).unwrap() == expected,
+                "{kernels:?}"
+            );
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    /// Few values, so that scores tie with each other and with the bounds; great ones, so that whole panels are passed
+    /// over or bounds overflow.
+    #[test]
+    fn what_is_passed_over_is_not_in_the_list(
+        seed in any::<u64>(),
+        items in 1_usize..1500,
+        dim in 1_usize..9,
+        k in 0_usize..40,
+        scales in proptest::array::uniform3(proptest::sample::select(vec![0.0_f32, 1e-30, 0.01, 1.0, 100.0, 1e30])),
+        density in 1_usize..60,
+        is_based in any::<bool>(),
+    ) {
+        let mut values = Values::new(seed);
+        let mut few = |scale: f32| (values.next() * 3.0).round() * scale;
+        let rows: Vec<f32> = (0..items * dim).map(|_| few(scales[0])).collect();
+        let users: Vec<Vec<f32>> = (0..7).map(|_| (0..dim).map(|_| few(scales[1])).collect()).collect();
+        let base = Base::new(&(0..items).map(|_| few(scales[2])).collect::<Vec<f32>>());
+        let own: Vec<Vec<(u32, f32)>> = (0..7)
+            .map(|u| (u..items).step_by(density + u).map(|i| (i as u32, few(scales[2]) * 3.0)).collect())
+            .collect();
+        let exclude: Vec<u32> = (0..items as u32).filter(|i| (i * 7) % 11 < 3).collect();
+        let base = is_based.then_some(&base);
+        let queries: Vec<Query<'_>> = (0..7)
+            .map(|u| Query { user: &users[u], seed: Seed { base, own: &own[u] }, exclude: &exclude, k })
+            .collect();
+        let factors = BlockedFactors::from_rows(&rows, items, dim).unwrap();
+        let norms = BlockNorms::of(factors.view());
+        let expected: Vec<Vec<Scored>> = (0..7)
+            .map(|u| {
+                let mut starts = base.map_or_else(|| vec![0.0; items], |base| base.values().to_vec());
+                own[u].iter().for_each(|(item, start)| starts[*item as usize] = *start);
+                sorted_list(&plain(&users[u], &rows, Some(&starts)), &exclude, k)
+            })
+            .collect();
+        for kernels in others().into_iter().chain([scalar()]) {
+            prop_assert!(kernels.score_top_k(factors.view(), &norms, &queries).unwrap() == expected, "{:?}", kernels);
         }
     }
 }
@@ -124,10 +172,10 @@ fn ties_go_to_the_lower_index_and_zero_has_one_sign() {
     let factors = BlockedFactors::from_rows(&rows, 6, 1).unwrap();
     let query = Query { user: &[1.0], seed: Seed::ZERO, exclude: &[], k: 5 };
     for kernels in others().into_iter().chain([scalar()]) {
-        let list = &kernels.score_top_k(factors.view(), &[query]).unwrap()[0];
+        let list = &kernels.score_top_k(factors.view(), &BlockNorms::of(factors.view()), &[query]).unwrap()[0];
         assert_eq!(list.iter().map(Scored::item).collect::<Vec<_>>(), [2, 3, 0, 1, 4]);
         let negative = Query { user: &[-1.0], ..query };
-        let list = &kernels.score_top_k(factors.view(), &[negative]).unwrap()[0];
+        let list = &kernels.score_top_k(factors.view(), &BlockNorms::of(factors.view()), &[negative]).unwrap()[0];
         assert_eq!(list.iter().map(Scored::item).collect::<Vec<_>>(), [5, 0, 1, 4, 2]);
     }
 }
@@ -136,15 +184,18 @@ fn ties_go_to_the_lower_index_and_zero_has_one_sign() {
 fn scores_that_overflow_keep_their_order_and_a_nan_seed_never_enters() {
     let rows: Vec<f32> = (0..20).map(|i| if i % 3 == 0 { f32::MAX } else { -f32::MAX }).collect();
     let factors = BlockedFactors::from_rows(&rows, 20, 1).unwrap();
-    let mut seed = vec![0.0; 32];
+    let mut seed = vec![0.0; 20];
     seed[3] = f32::NAN;
+    let base = Base::new(&seed);
     for kernels in others().into_iter().chain([scalar()]) {
-        let query = Query { user: &[2.0], seed: Seed { base: Some(&seed), own: &[] }, exclude: &[], k: 20 };
-        let list = &kernels.score_top_k(factors.view(), &[query]).unwrap()[0];
+        let query = Query { user: &[2.0], seed: Seed { base: Some(&base), own: &[] }, exclude: &[], k: 20 };
+        let list = &kernels.score_top_k(factors.view(), &BlockNorms::of(factors.view()), &[query]).unwrap()[0];
         let order: Vec<u32> = list.iter().map(Scored::item).collect();
         assert_eq!(order, [0, 6, 9, 12, 15, 18, 1, 2, 4, 5, 7, 8, 10, 11, 13, 14, 16, 17, 19]);
         assert!(list[0].score().is_infinite());
-        let short = &kernels.score_top_k(factors.view(), &[Query { k: 2, ..query }]).unwrap()[0];
+        let short = &kernels
+            .score_top_k(factors.view(), &BlockNorms::of(factors.view()), &[Query { k: 2, ..query }])
+            .unwrap()[0];
         assert_eq!(short.iter().map(Scored::item).collect::<Vec<_>>(), [0, 6]);
     }
 }
@@ -153,11 +204,15 @@ fn scores_that_overflow_keep_their_order_and_a_nan_seed_never_enters() {
 fn what_cannot_be_scored_is_refused_with_its_place() {
     let factors = BlockedFactors::from_rows(&[1.0; 6], 3, 2).unwrap();
     let good = Query { user: &[1.0, 2.0], seed: Seed::ZERO, exclude: &[], k: 1 };
-    let ask = |query| scalar().score_top_k(factors.view(), &[good, query]).unwrap_err();
+    let ask =
+        |query| scalar().score_top_k(factors.view(), &BlockNorms::of(factors.view()), &[good, query]).unwrap_err();
     assert_eq!(ask(Query { user: &[1.0], ..good }), ScoreError::Dimensions { query: 1, expected: 2, found: 1 });
     assert_eq!(ask(Query { user: &[1.0, f32::NAN], ..good }), ScoreError::NotFinite { query: 1 });
+    let long = Base::new(&[0.0; 4]);
     let seeded = |base, own| ask(Query { seed: Seed { base, own }, ..good });
-    assert_eq!(seeded(Some(&[0.0; 3]), &[]), ScoreError::Seed { query: 1, expected: 16, found: 3 });
+    assert_eq!(seeded(Some(&long), &[]), ScoreError::Base { query: 1, expected: 3, found: 4 });
+    let others = BlockNorms::of(BlockedFactors::from_rows(&[1.0; 6], 2, 3).unwrap().view());
+    assert_eq!(scalar().score_top_k(factors.view(), &others, &[good]), Err(ScoreError::Norms));
     for own in [&[(1, 0.0), (1, 0.0)][..], &[(2, 0.0), (1, 0.0)], &[(3, 0.0)]] {
         assert_eq!(seeded(None, own), ScoreError::SeedItems { query: 1, items: 3 });
     }

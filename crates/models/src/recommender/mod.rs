@@ -24,7 +24,7 @@ pub use explain::{Explanation, Part, PartKind};
 use crate::ials::FoldInError;
 use crate::interactions::{RowFault, check_row};
 use crate::snapshot::Snapshot;
-use anabranch_kernels::{self as kernels, K_MAX, Kernels, NormalEquations, Rows, Scored};
+use anabranch_kernels::{self as kernels, Base, BlockNorms, K_MAX, Kernels, NormalEquations, Rows, Scored};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
@@ -104,10 +104,11 @@ pub struct Scratch {
 pub struct Recommender {
     snapshot: Arc<Snapshot>,
     kernels: Kernels,
-    /// Popularity over its greatest value, zero where nothing is popular; padded to whole blocks.
-    popular: Vec<f32>,
+    norms: BlockNorms,
+    /// Popularity over its greatest value, zero where nothing is popular.
+    popular: Base,
     /// The same times the blend's weight: what every score starts from.
-    base: Vec<f32>,
+    base: Base,
     /// The item factors row by row where they are small: gathering a row out of its block reads sixteen times as much.
     rows: Option<Vec<f32>>,
 }
@@ -119,14 +120,11 @@ impl Recommender {
     /// Prepares a snapshot: work proportional to its items, done once for each.
     pub fn new(snapshot: Arc<Snapshot>, kernels: Kernels) -> Self {
         let most = snapshot.popularity().iter().copied().fold(0.0_f32, f32::max);
-        let mut popular = vec![0.0; snapshot.item_factors().padded_items()];
-        if most > 0.0 {
-            for (to, from) in popular.iter_mut().zip(snapshot.popularity()) {
-                *to = from / most;
-            }
-        }
+        let divisor = if most > 0.0 { most } else { 1.0 };
+        let popular: Vec<f32> = snapshot.popularity().iter().map(|popularity| popularity / divisor).collect();
         let weight = snapshot.meta().blend.popularity;
-        let base = popular.iter().map(|popular| weight * popular).collect();
+        let base: Vec<f32> = popular.iter().map(|popular| weight * popular).collect();
+        let norms = BlockNorms::of(snapshot.item_factors());
         let (items, dim) = (snapshot.item_count(), snapshot.dim());
         let rows = (items * dim * size_of::<f32>() <= ROWS_BYTES_MAX).then(|| {
             let mut rows = vec![0.0; items * dim];
@@ -135,7 +133,7 @@ impl Recommender {
             }
             rows
         });
-        Self { snapshot, kernels, popular, base, rows }
+        Self { snapshot, kernels, norms, popular: Base::new(&popular), base: Base::new(&base), rows }
     }
 
     /// The snapshot that answers.
@@ -147,7 +145,7 @@ impl Recommender {
     pub fn scratch(&self) -> Scratch {
         let system =
             NormalEquations::new(self.kernels, self.snapshot.dim()).expect("the snapshot's shape was verified");
-        Scratch { system, users: Vec::new(), sums: Sums::new(&self.base), seeds: Vec::new() }
+        Scratch { system, users: Vec::new(), sums: Sums::new(self.base.values()), seeds: Vec::new() }
     }
 
     /// The lists of a batch on this thread, in order; a query's error leaves the others alone.
@@ -215,7 +213,7 @@ impl Recommender {
             .collect();
         let lists = self
             .kernels
-            .score_top_k(self.snapshot.item_factors(), &questions)
+            .score_top_k(self.snapshot.item_factors(), &self.norms, &questions)
             .expect("shapes, factors, exclusions and lengths were checked for each query");
         drop(questions);
         let mut lists = lists.into_iter();
@@ -268,7 +266,7 @@ impl Recommender {
                 }
             }
         }
-        sums.drain_into(&self.base, seeds);
+        sums.drain_into(self.base.values(), seeds);
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! What a list costs on one core, stage by stage, beside this core's bound for the scores alone.
 //!
-//! `cargo run --release -p anabranch-models --example throughput -- SNAPSHOT [ITEMS_OF_A_ROW]...`
+//! `cargo run --release -p anabranch-models --example lists -- SNAPSHOT [ITEMS_OF_A_ROW]...`
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use anabranch_models::{Kernels, Query, Recommender, Snapshot};
