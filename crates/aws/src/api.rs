@@ -1,0 +1,1 @@
+//! The operations of Kinesis that we use.

@@ -1,0 +1,1 @@
+//! Histories, checkpoints and leases in DynamoDB.

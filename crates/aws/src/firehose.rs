@@ -1,0 +1,1 @@
+//! Delivering through a Firehose stream.
