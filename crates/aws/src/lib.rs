@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`api`] | the operations of Kinesis that we use, as small synchronous traits; one error that says what to do |
 //! | [`sdk`] | those traits over the official SDK; configuration, TLS, the runtime; no decisions |
+//! | [`backoff`] | waiting between attempts: doubling, jitter from a seed, a pause that is an argument |
 //! | [`kinesis`] | reading shards (polling, fan-out), aggregates, resharding, leases, producing |
 //! | [`dynamo`] | histories, checkpoints and leases in DynamoDB |
 //! | [`firehose`] | delivering through a Firehose stream |
@@ -15,6 +16,7 @@
 //! seed of its own; only the `sdk` modules know that there is a network.
 
 pub mod api;
+pub mod backoff;
 pub mod dynamo;
 pub mod emf;
 pub mod firehose;
