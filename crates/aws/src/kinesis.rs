@@ -1,1 +1,23 @@
-//! Reading and writing Kinesis Data Streams.
+//! Kinesis Data Streams: reading shards in order, past every trap that a naive consumer falls into, and writing to them.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`kpl`] | aggregates of the Kinesis Producer Library: taken apart, and made |
+//! | [`backlog`] | records that were read and not yet handed out; positions inside aggregates |
+//! | [`reader`] | a shard by polling (`GetRecords`) |
+//! | [`fanout`] | a shard by enhanced fan-out (`SubscribeToShard`) |
+//! | [`shards`] | which shards may be read now, across splits and merges |
+//! | [`lease`] | spreading shards over workers |
+//! | [`producer`] | `PutRecords`: limits, partial failures, order per partition key |
+
+pub mod backlog;
+pub mod fanout;
+pub mod kpl;
+pub mod lease;
+pub mod producer;
+pub mod reader;
+pub mod shards;
+
+pub use fanout::FanOutReader;
+pub use producer::Producer;
+pub use reader::PollingReader;
