@@ -1,113 +1,120 @@
-//! How long to wait before asking again: exponential, capped, with full jitter, from a seed of the caller's.
+//! Waiting between attempts: doubling, with jitter, by a clock that is an argument.
 //!
-//! Waiting itself is an argument too ([`Pause`]): the SDK's adapters sleep, a simulation moves its clock.
+//! Guaranteed: a wait lies between half of its step and the whole, so callers that failed together do not come back
+//! together, and none comes back at once; the number of attempts is bounded. Chance comes from a seed, so a simulation
+//! repeats itself. Not here: which errors are worth another attempt (their own types say that).
 
 use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Waits; the only way in which this crate lets time pass.
+/// Lets time pass.
 pub trait Pause: Send + Sync + Debug {
-    /// Returns after about `ms` milliseconds.
-    fn pause_ms(&self, ms: u64);
+    /// Comes back after `ms` milliseconds.
+    fn pause(&self, ms: u64);
 }
 
-/// The bounds of the waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BackoffSettings {
-    /// The bound of the first wait, milliseconds; it doubles with each failure.
-    pub base_ms: u64,
-    /// The bound that no wait exceeds, milliseconds.
-    pub cap_ms: u64,
-}
-
-impl Default for BackoffSettings {
-    /// Kinesis's limits are per second, so waits beyond a few seconds only add lag.
-    fn default() -> Self {
-        Self { base_ms: 100, cap_ms: 5_000 }
-    }
-}
-
-/// The waits after failures that follow each other.
+/// How long, and how often, a call tries a service that is not well.
 #[derive(Clone, Debug)]
-pub struct Backoff {
-    settings: BackoffSettings,
-    random: u64,
-    failures: u32,
+pub struct Patience {
+    /// The first wait, in milliseconds; each further one doubles.
+    pub first_ms: u64,
+    /// The longest wait, in milliseconds.
+    pub longest_ms: u64,
+    /// Attempts of one call, the first included; at least 1.
+    pub attempts_max: u32,
+    pause: Arc<dyn Pause>,
+    jitter: Arc<Jitter>,
 }
 
-impl Backoff {
-    /// Waits drawn from `seed`; give each shard and worker a seed of its own, or all retry at once.
-    pub const fn new(settings: BackoffSettings, seed: u64) -> Self {
-        Self { settings, random: seed, failures: 0 }
+impl Patience {
+    /// Eight attempts over about six seconds: longer than the service's own hiccups, shorter than a Lambda's time-out.
+    pub fn new(pause: Arc<dyn Pause>, seed: u64) -> Self {
+        Self { first_ms: 50, longest_ms: 3_200, attempts_max: 8, pause, jitter: Arc::new(Jitter::new(seed)) }
     }
 
-    /// Counts a failure; the milliseconds to wait: uniform between 1 and the bound (full jitter).
-    pub fn failed(&mut self) -> u64 {
-        let bound_ms = self
-            .settings
-            .base_ms
-            .saturating_mul(1_u64.checked_shl(self.failures).unwrap_or(u64::MAX))
-            .clamp(1, self.settings.cap_ms.max(1));
-        self.failures = self.failures.saturating_add(1);
-        1 + next_random(&mut self.random) % bound_ms
+    /// Waits before attempt `attempt` + 1, counted from 1. `false`, at once, if there is none.
+    pub fn wait_after(&self, attempt: u32) -> bool {
+        if attempt >= self.attempts_max {
+            return false;
+        }
+        self.pause.pause(self.wait_ms(attempt));
+        true
     }
 
-    /// The next failure is the first again.
-    pub const fn succeeded(&mut self) {
-        self.failures = 0;
-    }
-
-    /// Failures since the last success.
-    pub const fn failures(&self) -> u32 {
-        self.failures
+    /// The wait after attempt `attempt`, counted from 1, in milliseconds; for callers that come back by themselves.
+    pub fn wait_ms(&self, attempt: u32) -> u64 {
+        let doubled = self.first_ms.saturating_mul(1_u64.checked_shl(attempt.saturating_sub(1)).unwrap_or(u64::MAX));
+        let step = doubled.min(self.longest_ms);
+        step - self.jitter.below(step / 2 + 1)
     }
 }
 
-/// SplitMix64: one step of a Weyl sequence and its finaliser (Steele, Lea, Flood, OOPSLA 2014).
-pub(crate) const fn next_random(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut mixed = *state;
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
+/// Numbers from a seed (SplitMix64); any thread may draw.
+#[derive(Debug)]
+pub struct Jitter(AtomicU64);
+
+impl Jitter {
+    /// The numbers that `seed` gives.
+    pub const fn new(seed: u64) -> Self {
+        Self(AtomicU64::new(seed))
+    }
+
+    /// A number in `0..bound`; 0 if `bound` is 0. The bias of the remainder is far below what a wait can show.
+    pub fn below(&self, bound: u64) -> u64 {
+        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mut mixed = self.0.fetch_add(STEP, Ordering::Relaxed).wrapping_add(STEP);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)).checked_rem(bound).unwrap_or(0)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+    use std::sync::Mutex;
 
-    #[test]
-    fn waits_grow_to_the_cap_and_start_again_after_a_success() {
-        let settings = BackoffSettings { base_ms: 100, cap_ms: 1_000 };
-        for seed in 0..200 {
-            let mut backoff = Backoff::new(settings, seed);
-            for bound_ms in [100, 200, 400, 800, 1_000, 1_000] {
-                let wait_ms = backoff.failed();
-                assert!((1..=bound_ms).contains(&wait_ms), "seed {seed}: {wait_ms} of {bound_ms}");
-            }
-            backoff.succeeded();
-            assert!(backoff.failed() <= 100);
+    #[derive(Debug, Default)]
+    struct Noted(Mutex<Vec<u64>>);
+
+    impl Pause for Noted {
+        fn pause(&self, ms: u64) {
+            self.0.lock().unwrap().push(ms);
         }
     }
 
     #[test]
-    fn a_thousand_failures_do_not_overflow() {
-        let mut backoff = Backoff::new(BackoffSettings { base_ms: u64::MAX, cap_ms: 7 }, 1);
-        assert!((0..1_000).all(|_| (1..=7).contains(&backoff.failed())));
-        assert_eq!(backoff.failures(), 1_000);
-        let mut none = Backoff::new(BackoffSettings { base_ms: 0, cap_ms: 0 }, 1);
-        assert_eq!(none.failed(), 1);
+    fn waits_double_stay_under_the_longest_and_end() {
+        let noted = Arc::new(Noted::default());
+        let patience = Patience::new(noted.clone(), 7);
+        let attempts = (1..).take_while(|&attempt| patience.wait_after(attempt)).count();
+        let waits = noted.0.lock().unwrap().clone();
+        assert_eq!((attempts, waits.len()), (7, 7));
+        for (wait, step) in waits.iter().zip([50, 100, 200, 400, 800, 1600, 3200]) {
+            assert!((step / 2..=step).contains(wait), "{wait} for {step}");
+        }
     }
 
     #[test]
-    fn equal_seeds_wait_equally_and_others_spread() {
-        let waits = |seed| {
-            let mut backoff = Backoff::new(BackoffSettings::default(), seed);
-            (0..8).map(|_| backoff.failed()).collect::<Vec<_>>()
+    fn equal_seeds_give_equal_waits_and_others_do_not() {
+        let draw = |seed| (0..20).map(|_| Jitter::new(seed).below(1000)).collect::<Vec<_>>();
+        let run = |seed| {
+            let jitter = Jitter::new(seed);
+            (0..20).map(|_| jitter.below(1000)).collect::<Vec<_>>()
         };
-        assert_eq!(waits(7), waits(7));
-        let mut first: Vec<u64> = (0..100).map(|seed| waits(seed)[0]).collect();
-        first.sort_unstable();
-        first.dedup();
-        assert!(first.len() > 40, "{} different first waits of a hundred", first.len());
+        assert_eq!(run(1), run(1));
+        assert_ne!(run(1), run(2));
+        assert_ne!(run(1), draw(1), "one source does not repeat itself");
+        assert_eq!(Jitter::new(1).below(0), 0);
+    }
+
+    #[test]
+    fn no_wait_overflows() {
+        let patience = Patience { attempts_max: u32::MAX, ..Patience::new(Arc::new(Noted::default()), 1) };
+        for attempt in [1, 63, 64, 65, u32::MAX] {
+            assert!(patience.wait_ms(attempt) <= 3200);
+        }
     }
 }

@@ -3,7 +3,6 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`api`] | the operations of Kinesis that we use, as small synchronous traits; one error that says what to do |
-//! | [`backoff`] | how long to wait before asking again, and waiting as an argument |
 //! | [`sdk`] | those traits over the official SDK; configuration, TLS, the runtime; no decisions |
 //! | [`backoff`] | waiting between attempts: doubling, jitter from a seed, a pause that is an argument |
 //! | [`kinesis`] | reading shards (polling, fan-out), aggregates, resharding, leases, producing |
@@ -17,7 +16,6 @@
 //! seed of its own; only the `sdk` modules know that there is a network.
 
 pub mod api;
-pub mod backoff;
 pub mod backoff;
 pub mod dynamo;
 pub mod emf;
