@@ -9,6 +9,7 @@
 //! | [`shards`] | which shards may be read now, across splits and merges |
 //! | [`lease`] | spreading shards over workers |
 //! | [`producer`] | `PutRecords`: limits, partial failures, order per partition key |
+//! | [`sdk`] | all of it over the official SDK |
 
 pub mod backlog;
 pub mod fanout;
@@ -16,6 +17,7 @@ pub mod kpl;
 pub mod lease;
 pub mod producer;
 pub mod reader;
+pub mod sdk;
 pub mod shards;
 
 pub use fanout::FanOutReader;

@@ -3,7 +3,7 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`api`] | the operations of Kinesis that we use, as small synchronous traits; one error that says what to do |
-//! | [`sdk`] | those traits over the official SDK; configuration, TLS, the runtime; no decisions |
+//! | [`sdk`] | what the clients of the official SDK share: configuration, TLS, errors; no decisions |
 //! | [`backoff`] | waiting between attempts: doubling, jitter from a seed, a pause that is an argument |
 //! | [`kinesis`] | reading shards (polling, fan-out), aggregates, resharding, leases, producing |
 //! | [`dynamo`] | histories, checkpoints and leases in DynamoDB |
@@ -19,6 +19,7 @@ pub mod api;
 pub mod backoff;
 pub mod dynamo;
 pub mod emf;
+mod failure;
 pub mod firehose;
 pub mod kinesis;
 pub mod lambda_events;
