@@ -23,3 +23,6 @@ pub mod shards;
 pub use fanout::FanOutReader;
 pub use producer::Producer;
 pub use reader::PollingReader;
+
+#[cfg(test)]
+mod promises;

@@ -16,7 +16,8 @@ use crate::api::DataRecord;
 /// An aggregate that cannot be read is one record with all its bytes: no event, so it ends as a dead letter.
 pub fn expand(record: DataRecord) -> VecDeque<Record> {
     let DataRecord { number, arrival_ms, partition_key, data } = record;
-    let plain = |data| Record { position: Position::whole(number), sub: None, arrival_ms, partition_key, data: Some(data) };
+    let plain =
+        |data| Record { position: Position::whole(number), sub: None, arrival_ms, partition_key, data: Some(data) };
     match read(&data) {
         Payload::Plain(_) => VecDeque::from([plain(data)]),
         Payload::Malformed(error) => {
@@ -53,12 +54,7 @@ pub(crate) struct Backlog {
 
 impl Backlog {
     pub(crate) const fn new(after: Position) -> Self {
-        Self {
-            handed_out: after,
-            last_record: after,
-            waiting: VecDeque::new(),
-            front: VecDeque::new(),
-        }
+        Self { handed_out: after, last_record: after, waiting: VecDeque::new(), front: VecDeque::new() }
     }
 
     /// Whether the next record handed out is the one after `after`.
@@ -111,8 +107,9 @@ impl Backlog {
         }
         self.front = expand(record);
         let handed_out = self.handed_out;
-        let is_known_part =
-            |record: &Record| record.position.number == handed_out.number && record.sub.is_some() && record.sub <= handed_out.sub;
+        let is_known_part = |record: &Record| {
+            record.position.number == handed_out.number && record.sub.is_some() && record.sub <= handed_out.sub
+        };
         self.front.retain(|record| record.position > handed_out && !is_known_part(record));
         if self.front.is_empty() {
             self.handed_out = end;

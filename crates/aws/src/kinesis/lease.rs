@@ -211,9 +211,7 @@ pub fn step(
             taken.extend(richest.iter().min_by_key(|lease| order(own, lease.key)).copied());
         }
     }
-    actions.extend(
-        taken.into_iter().map(|lease| LeaseAction::Take(next(lease, states[&lease.key], Some(own)))),
-    );
+    actions.extend(taken.into_iter().map(|lease| LeaseAction::Take(next(lease, states[&lease.key], Some(own)))));
     actions
 }
 

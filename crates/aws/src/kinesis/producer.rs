@@ -162,7 +162,10 @@ impl Producer {
                 }
             }
         }
-        answers.into_iter().map(|answer| answer.expect("every record was refused, stored, failed or left behind")).collect()
+        answers
+            .into_iter()
+            .map(|answer| answer.expect("every record was refused, stored, failed or left behind"))
+            .collect()
     }
 
     fn refusal(&self, record: &PutRecord) -> Option<Refusal> {

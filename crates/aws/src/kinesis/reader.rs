@@ -123,9 +123,7 @@ impl PollingReader {
         let iterator = match &self.next {
             Next::EndOfShard => return Ok(()),
             Next::Iterator(iterator) => iterator.clone(),
-            Next::Unknown => {
-                self.api.get_shard_iterator(self.shard, starting_position(self.backlog.position()))?
-            }
+            Next::Unknown => self.api.get_shard_iterator(self.shard, starting_position(self.backlog.position()))?,
         };
         match self.api.get_records(&iterator, GET_RECORDS_MAX) {
             Ok(page) => {

@@ -107,7 +107,8 @@ impl KinesisApi for SdkKinesis {
             .set_starting_sequence_number(number)
             .send();
         let answer = self.wait(operation, &resource, call)?;
-        let missing = || ApiError::new(ApiErrorKind::Malformed, operation, &resource, "there is no iterator in the answer");
+        let missing =
+            || ApiError::new(ApiErrorKind::Malformed, operation, &resource, "there is no iterator in the answer");
         answer.shard_iterator().map(str::to_owned).ok_or_else(missing)
     }
 

@@ -41,13 +41,9 @@ pub struct ShardState {
 
 /// The state of every listed shard, by id. A shard without a checkpoint was never read.
 pub fn plan<S: BuildHasher>(shards: &[Shard], checkpoints: &HashMap<ShardId, Checkpoint, S>) -> Vec<ShardState> {
-    let checkpoint =
-        |id: &ShardId| checkpoints.get(id).copied().unwrap_or(Checkpoint::After(Position::START));
-    let unfinished: std::collections::HashSet<ShardId> = shards
-        .iter()
-        .map(|shard| shard.id)
-        .filter(|id| !matches!(checkpoint(id), Checkpoint::ShardEnd(_)))
-        .collect();
+    let checkpoint = |id: &ShardId| checkpoints.get(id).copied().unwrap_or(Checkpoint::After(Position::START));
+    let unfinished: std::collections::HashSet<ShardId> =
+        shards.iter().map(|shard| shard.id).filter(|id| !matches!(checkpoint(id), Checkpoint::ShardEnd(_))).collect();
     let mut states: Vec<ShardState> = shards
         .iter()
         .map(|shard| {
@@ -107,7 +103,9 @@ mod tests {
     }
 
     fn ended(ids: &[u64]) -> HashMap<ShardId, Checkpoint> {
-        ids.iter().map(|&id| (ShardId(id), Checkpoint::ShardEnd(Position::whole(SequenceNumber::from(id + 100))))).collect()
+        ids.iter()
+            .map(|&id| (ShardId(id), Checkpoint::ShardEnd(Position::whole(SequenceNumber::from(id + 100)))))
+            .collect()
     }
 
     fn readable_ids(shards: &[Shard], checkpoints: &HashMap<ShardId, Checkpoint>) -> Vec<u64> {
@@ -138,8 +136,13 @@ mod tests {
 
     #[test]
     fn a_split_of_a_split_is_read_one_generation_at_a_time() {
-        let shards =
-            [shard(4, &[1], false), shard(0, &[], true), shard(1, &[0], true), shard(2, &[0], false), shard(3, &[1], false)];
+        let shards = [
+            shard(4, &[1], false),
+            shard(0, &[], true),
+            shard(1, &[0], true),
+            shard(2, &[0], false),
+            shard(3, &[1], false),
+        ];
         assert_eq!(readable_ids(&shards, &ended(&[])), [0]);
         assert_eq!(readable_ids(&shards, &ended(&[0])), [1, 2]);
         assert_eq!(readable_ids(&shards, &ended(&[0, 1])), [2, 3, 4]);

@@ -340,8 +340,11 @@ impl KinesisApi for SimKinesis {
         let (records, next) = stream.page(id, index, limit as usize);
         let (is_end, behind_ms) = stream.rest(id, next, now_ms);
         // The end comes with the last records or alone after them.
-        let next_iterator =
-            if is_end && (records.is_empty() || stream.strikes(500)) { None } else { Some(format!("{} {next} {now_ms}", id.0)) };
+        let next_iterator = if is_end && (records.is_empty() || stream.strikes(500)) {
+            None
+        } else {
+            Some(format!("{} {next} {now_ms}", id.0))
+        };
         Ok(RecordsPage { records, next_iterator, behind_ms: Some(behind_ms) })
     }
 
@@ -356,7 +359,14 @@ impl KinesisApi for SimKinesis {
         }
         found.subscription = (found.subscription.0 + 1, Some(now_ms));
         let (number, index) = (found.subscription.0, found.index(from));
-        Ok(Box::new(SimSubscription { kinesis: self.clone(), shard, number, index, started_ms: now_ms, is_done: false }))
+        Ok(Box::new(SimSubscription {
+            kinesis: self.clone(),
+            shard,
+            number,
+            index,
+            started_ms: now_ms,
+            is_done: false,
+        }))
     }
 
     fn put_records(&self, records: &[PutRecord]) -> Result<Vec<PutResult>, ApiError> {
@@ -368,7 +378,9 @@ impl KinesisApi for SimKinesis {
             || records.len() > PUT_RECORDS_MAX
             || bytes.iter().sum::<usize>() > PUT_BYTES_MAX
             || bytes.iter().any(|&bytes| bytes > RECORD_BYTES_MAX)
-            || records.iter().any(|record| record.partition_key.is_empty() || record.partition_key.chars().count() > 256)
+            || records
+                .iter()
+                .any(|record| record.partition_key.is_empty() || record.partition_key.chars().count() > 256)
         {
             return Err(Stream::error(ApiErrorKind::FixInput, operation, "InvalidArgumentException"));
         }
@@ -378,7 +390,8 @@ impl KinesisApi for SimKinesis {
             let other = stream.random.below(last as u64 + 1) as usize;
             order.swap(last, other);
         }
-        let failed = PutResult::Failed { code: "InternalFailure".to_owned(), message: "Internal service failure.".to_owned() };
+        let failed =
+            PutResult::Failed { code: "InternalFailure".to_owned(), message: "Internal service failure.".to_owned() };
         let mut results = vec![failed; records.len()];
         for index in order {
             if !stream.strikes(stream.faults.put_failed) {
