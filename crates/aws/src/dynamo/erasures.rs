@@ -35,7 +35,7 @@ impl DynamoState {
     ///
     /// The answer's `log_records` is 0: Kinesis rewrites no record; they expire with its retention, under the floor.
     pub fn forget(&self, key: &HistoryKey, floor_ms: i64, types: &EventTypes) -> Result<Forgotten, PortError> {
-        let keys = self.keys_of(key, types)?;
+        let keys = self.keys_of(key, floor_ms, types)?;
         let names: Vec<(ErasedName, i64)> = keys.iter().map(|key| (self.erasure_key.name(key), floor_ms)).collect();
         for (name, floor_ms) in &names {
             let (item, condition) = item::floor_item(name, *floor_ms);
@@ -49,16 +49,22 @@ impl DynamoState {
         Ok(Forgotten { names, keys: keys.into_iter().collect(), histories, log_records: 0 })
     }
 
-    /// The owner first, then the sessions whose alias says that they are theirs.
-    fn keys_of(&self, key: &HistoryKey, types: &EventTypes) -> Result<BTreeSet<HistoryKey>, PortError> {
+    /// The owner first, then the sessions that are theirs: the alias says so, or an erasure that broke off got to it.
+    fn keys_of(
+        &self,
+        key: &HistoryKey,
+        floor_ms: i64,
+        types: &EventTypes,
+    ) -> Result<BTreeSet<HistoryKey>, PortError> {
         let mut keys = BTreeSet::from([key.clone()]);
         if let (HistoryKey::User(user), Some(own)) = (key, ports::history(self, key, types)?) {
             let sessions: Vec<HistoryKey> =
                 own.sessions().map(|(session, _)| HistoryKey::Session(session.into())).collect();
-            let theirs = ports::StateStore::histories(self, &sessions, types)?;
-            keys.extend(sessions.into_iter().zip(theirs).filter_map(|(session, held)| {
-                let alias = held.as_ref().and_then(|held| held.history.alias());
-                alias.is_some_and(|alias| alias.user == *user).then_some(session)
+            let held = ports::StateStore::histories(self, &sessions, types)?;
+            keys.extend(sessions.into_iter().zip(held).filter_map(|(session, held)| {
+                let history = held?.history;
+                let is_theirs = history.alias().is_some_and(|alias| alias.user == *user);
+                (is_theirs || history.floor_ms() >= floor_ms).then_some(session)
             }));
         }
         Ok(keys)
@@ -68,3 +74,6 @@ impl DynamoState {
         self.settings.retention_s.saturating_add(TOMBSTONE_MARGIN_S)
     }
 }
+
+#[cfg(test)]
+mod tests;

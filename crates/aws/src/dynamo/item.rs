@@ -239,3 +239,6 @@ fn order(checkpoint: Checkpoint) -> String {
 fn version_value(version: u64) -> Value {
     Value::B(version.to_be_bytes().to_vec())
 }
+
+#[cfg(test)]
+mod tests;

@@ -120,9 +120,8 @@ impl MemoryDynamo {
         self.world.lock().unwrap().tables[table].clone()
     }
 
-    /// Puts an item as it is, without rules or faults.
-    pub fn place(&self, table: &str, item: Item) {
-        let key = item[item::KEY].clone();
+    /// Puts an item as it is under a key, without rules or faults.
+    pub fn place(&self, table: &str, key: Value, item: Item) {
         self.world.lock().unwrap().tables.get_mut(table).unwrap().insert(key, item);
     }
 
