@@ -86,9 +86,9 @@ impl ApiErrorKind {
             _ => match status {
                 Some(429) => Self::Throttled,
                 Some(401 | 403) => Self::Denied,
-                Some(status) if status >= 500 => Self::Retry,
-                Some(_) => Self::FixInput,
-                None => Self::Retry,
+                Some(status) if (400..500).contains(&status) => Self::FixInput,
+                // A 5xx; no answer; an answer of which only a part arrived.
+                _ => Self::Retry,
             },
         }
     }

@@ -1,28 +1,51 @@
-//! What a failed call of any service means: its HTTP status beside what [`crate::sdk`] reads.
+//! What a failed call of the SDK means, for every service alike: AWS's code and status become an [`ApiErrorKind`], and the
+//! message tells what lies beneath "service error".
 
 use aws_sdk_dynamodb::config::http::HttpResponse;
-use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 
-use crate::api::ApiError;
-use crate::sdk;
+use crate::api::{ApiError, ApiErrorKind};
 
 /// The error of `operation` on `resource`.
 pub(crate) fn api_error<E>(
     operation: &'static str,
-    resource: impl AsRef<str>,
+    resource: impl Into<String>,
     error: &SdkError<E, HttpResponse>,
 ) -> ApiError
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
-    let status = error.raw_response().map(|response| response.status().as_u16());
-    sdk::api_error(error, operation, resource.as_ref(), status)
+    of_status(operation, resource, error, error.raw_response().map(|response| response.status().as_u16()))
+}
+
+/// The same where there is no HTTP response: an event inside a stream.
+pub(crate) fn of_status<E, R>(
+    operation: &'static str,
+    resource: impl Into<String>,
+    error: &SdkError<E, R>,
+    status: Option<u16>,
+) -> ApiError
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+    R: std::fmt::Debug,
+{
+    let kind = match error {
+        // The request could not even be made: an argument or the client's configuration.
+        SdkError::ConstructionFailure(_) => ApiErrorKind::FixInput,
+        // Missing credentials are among the others: an instance's role may come, and waiting loses nothing.
+        _ => ApiErrorKind::of(error.code(), status),
+    };
+    let message = match (error.code(), error.message()) {
+        (Some(code), Some(message)) => format!("{code}: {message}"),
+        (Some(code), None) => code.to_owned(),
+        _ => DisplayErrorContext(error).to_string(),
+    };
+    ApiError::new(kind, operation, resource, message)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::ApiErrorKind;
     use aws_sdk_dynamodb::error::ErrorMetadata;
     use aws_sdk_dynamodb::operation::put_item::PutItemError;
 

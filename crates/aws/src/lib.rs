@@ -3,7 +3,7 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`api`] | the operations of Kinesis that we use, as small synchronous traits; one error that says what to do |
-//! | [`sdk`] | what the clients of the official SDK share: configuration, TLS, errors; no decisions |
+//! | [`sdk`] | the way in: one connection over the official SDK, and from it the adapters of every service |
 //! | [`backoff`] | waiting between attempts: doubling, jitter from a seed, a pause that is an argument |
 //! | [`kinesis`] | reading shards (polling, fan-out), aggregates, resharding, leases, producing |
 //! | [`dynamo`] | histories, checkpoints and leases in DynamoDB |

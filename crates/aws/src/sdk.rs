@@ -1,23 +1,25 @@
-//! What all clients of the official SDK share: configuration, TLS, the runtime they wait on, the reading of errors.
+//! The way in: one [`Connection`], and from it the adapters of every service.
 //!
 //! TLS is rustls with ring, as in the rest of the workspace. The SDK finds credentials as AWS's own tools do
 //! (environment, profile, web identity, container, instance), without single sign-on. Its retries are off: the callers
 //! retry by their own rules, with a clock and a seed, and must see that they were throttled.
 //!
-//! The traits are synchronous, so the adapters block on a runtime: call them from threads of their own, or inside
-//! `tokio::task::spawn_blocking`, never from an async task of that runtime.
+//! The traits are synchronous, so the adapters block on a runtime, which must have threads of its own (tokio's
+//! multi-threaded one): call them from other threads, or inside `tokio::task::spawn_blocking`, never from an async task.
 
 use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
-use aws_sdk_kinesis::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use tokio::runtime::Handle;
 
-use crate::api::{ApiError, ApiErrorKind};
 use crate::backoff::Pause;
+use crate::dynamo::sdk::SdkDynamo;
+use crate::firehose::sdk::SdkFirehose;
+use crate::kinesis::sdk::SdkKinesis;
+use crate::sns::sdk::SdkPublisher;
 
 /// Where AWS is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,57 +41,69 @@ impl Default for AwsSettings {
     }
 }
 
-/// Reads configuration and finds credentials; the clients of all services are made of it.
-pub fn connect(settings: &AwsSettings, runtime: &Handle) -> SdkConfig {
-    let http = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
-    let timeouts = TimeoutConfig::builder()
-        .connect_timeout(Duration::from_millis(settings.connect_timeout_ms))
-        .operation_attempt_timeout(Duration::from_millis(settings.request_timeout_ms))
-        .build();
-    let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
-        .http_client(http)
-        .timeout_config(timeouts)
-        .retry_config(RetryConfig::disabled());
-    if let Some(region) = &settings.region {
-        loader = loader.region(Region::new(region.clone()));
-    }
-    if let Some(endpoint_url) = &settings.endpoint_url {
-        loader = loader.endpoint_url(endpoint_url);
-    }
-    runtime.block_on(loader.load())
+/// Configuration, credentials and the runtime: what all clients share.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    config: SdkConfig,
+    runtime: Handle,
 }
 
-/// Waits on the runtime's timer.
+impl Connection {
+    /// Reads configuration; nothing is sent until the first call, except where credentials come from the network.
+    pub fn new(settings: &AwsSettings, runtime: Handle) -> Self {
+        let http =
+            aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(Duration::from_millis(settings.connect_timeout_ms))
+            .operation_attempt_timeout(Duration::from_millis(settings.request_timeout_ms))
+            .build();
+        let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
+            .http_client(http)
+            .timeout_config(timeouts)
+            .retry_config(RetryConfig::disabled());
+        if let Some(region) = &settings.region {
+            loader = loader.region(Region::new(region.clone()));
+        }
+        if let Some(endpoint_url) = &settings.endpoint_url {
+            loader = loader.endpoint_url(endpoint_url);
+        }
+        Self { config: runtime.block_on(loader.load()), runtime }
+    }
+
+    /// The Kinesis stream of this name. `consumer_arn` is a registered consumer's; without one there is no fan-out.
+    pub fn kinesis(&self, stream: impl Into<String>, consumer_arn: Option<String>) -> SdkKinesis {
+        let client = aws_sdk_kinesis::Client::new(&self.config);
+        SdkKinesis::new(client, self.runtime.clone(), stream, consumer_arn)
+    }
+
+    /// DynamoDB.
+    pub fn dynamo(&self) -> SdkDynamo {
+        SdkDynamo::new(aws_sdk_dynamodb::Client::new(&self.config), self.runtime.clone())
+    }
+
+    /// The Firehose stream of this name.
+    pub fn firehose(&self, stream: impl Into<String>) -> SdkFirehose {
+        SdkFirehose::new(aws_sdk_firehose::Client::new(&self.config), self.runtime.clone(), stream)
+    }
+
+    /// SNS.
+    pub fn sns(&self) -> SdkPublisher {
+        SdkPublisher::new(aws_sdk_sns::Client::new(&self.config), self.runtime.clone())
+    }
+
+    /// Waits on the runtime's timer.
+    pub fn pause(&self) -> RuntimePause {
+        RuntimePause(self.runtime.clone())
+    }
+}
+
+/// Waits on a runtime's timer.
 #[derive(Clone, Debug)]
-pub struct RuntimePause(pub Handle);
+pub struct RuntimePause(Handle);
 
 impl Pause for RuntimePause {
     fn pause(&self, ms: u64) {
-        self.0.block_on(tokio::time::sleep(Duration::from_millis(ms)));
+        // The timer is made inside, where there is a runtime.
+        self.0.block_on(async { tokio::time::sleep(Duration::from_millis(ms)).await });
     }
-}
-
-/// What an error of the SDK says; `status` is the answer's HTTP status, where there was an answer.
-pub(crate) fn api_error<E, R>(
-    error: &SdkError<E, R>,
-    operation: &'static str,
-    resource: &str,
-    status: Option<u16>,
-) -> ApiError
-where
-    E: ProvideErrorMetadata + std::error::Error + 'static,
-    R: std::fmt::Debug,
-{
-    let kind = match error {
-        SdkError::ConstructionFailure(_) => ApiErrorKind::FixInput,
-        SdkError::ServiceError(_) => ApiErrorKind::of(error.code(), status),
-        // Among them missing credentials: they may come (an instance's role), and waiting loses nothing.
-        _ => ApiErrorKind::Retry,
-    };
-    let message = match (error.code(), error.message()) {
-        (Some(code), Some(message)) => format!("{code}: {message}"),
-        (Some(code), None) => code.to_owned(),
-        _ => DisplayErrorContext(error).to_string(),
-    };
-    ApiError::new(kind, operation, resource, message)
 }

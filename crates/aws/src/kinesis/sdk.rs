@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use anabranch_stream::ports::{ParseError, SequenceNumber, ShardId};
-use aws_config::SdkConfig;
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::{Config, StalledStreamProtectionConfig};
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
@@ -20,7 +19,7 @@ use crate::api::{
     ApiError, ApiErrorKind, DataRecord, KinesisApi, Pushed, PutRecord, PutResult, RecordsPage, Shard, ShardPage,
     StartingPosition, StreamSummary, Subscription, SubscriptionEvent,
 };
-use crate::sdk::api_error;
+use crate::failure::{api_error, of_status};
 
 /// Events of a subscription that wait for a slow worker, at most 2 MB each; then Kinesis waits.
 const EVENTS_AHEAD: usize = 2;
@@ -36,8 +35,8 @@ pub struct SdkKinesis {
 
 impl SdkKinesis {
     /// The stream of this name. `consumer_arn` is a registered consumer's; without one there is no fan-out.
-    pub fn new(config: &SdkConfig, runtime: Handle, stream: impl Into<String>, consumer_arn: Option<String>) -> Self {
-        Self { client: Client::new(config), runtime, stream: stream.into(), consumer_arn }
+    pub fn new(client: Client, runtime: Handle, stream: impl Into<String>, consumer_arn: Option<String>) -> Self {
+        Self { client, runtime, stream: stream.into(), consumer_arn }
     }
 
     fn resource(&self) -> String {
@@ -58,10 +57,7 @@ impl SdkKinesis {
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
-        self.runtime.block_on(call).map_err(|error| {
-            let status = error.raw_response().map(|response| response.status().as_u16());
-            api_error(&error, operation, resource, status)
-        })
+        self.runtime.block_on(call).map_err(|error| api_error(operation, resource, &error))
     }
 }
 
@@ -223,7 +219,7 @@ async fn forward<R: std::fmt::Debug>(
         }
         // A kind of event that later versions may have.
         Ok(Some(_)) => return true,
-        Err(error) => Err(api_error(&error, operation, resource, None)),
+        Err(error) => Err(of_status(operation, resource, &error, None)),
     };
     let is_good = event.is_ok();
     sender.send(event).await.is_ok() && is_good
