@@ -113,7 +113,7 @@ impl Message {
 
 /// Whether messages to this topic carry group and deduplication id: the names of FIFO topics end so, and only they.
 pub fn is_fifo(topic: &str) -> bool {
-    topic.ends_with(".fifo")
+    topic.strip_suffix(".fifo").is_some()
 }
 
 /// Publishes to topics, named by their ARNs.
@@ -138,7 +138,12 @@ pub enum Published {
 
 /// Publishes messages in batches, in their order; what failed is sent again alone, as long as patience lasts. One answer
 /// for each message.
-pub fn publish_all(publisher: &dyn Publisher, topic: &str, messages: &[Message], patience: &Patience) -> Vec<Published> {
+pub fn publish_all(
+    publisher: &dyn Publisher,
+    topic: &str,
+    messages: &[Message],
+    patience: &Patience,
+) -> Vec<Published> {
     let unsent = || Published::Failed(error(ApiErrorKind::Retry, topic, "not sent: an earlier one failed"));
     let mut answers: Vec<Published> = Vec::with_capacity(messages.len());
     let mut waiting = Vec::new();

@@ -50,12 +50,7 @@ impl DynamoState {
     }
 
     /// The owner first, then the sessions that are theirs: the alias says so, or an erasure that broke off got to it.
-    fn keys_of(
-        &self,
-        key: &HistoryKey,
-        floor_ms: i64,
-        types: &EventTypes,
-    ) -> Result<BTreeSet<HistoryKey>, PortError> {
+    fn keys_of(&self, key: &HistoryKey, floor_ms: i64, types: &EventTypes) -> Result<BTreeSet<HistoryKey>, PortError> {
         let mut keys = BTreeSet::from([key.clone()]);
         if let (HistoryKey::User(user), Some(own)) = (key, ports::history(self, key, types)?) {
             let sessions: Vec<HistoryKey> =

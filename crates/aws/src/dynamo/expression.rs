@@ -3,59 +3,40 @@
 
 use super::api::{Condition, Update, Value};
 
-/// An expression's text and what its placeholders stand for.
+/// What the placeholders of a request's expressions stand for: `#n0` is the first name, `:v0` the first value.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Expression {
-    pub(super) text: String,
+pub(super) struct Placeholders {
     pub(super) names: Vec<&'static str>,
     pub(super) values: Vec<Value>,
 }
 
-impl Expression {
-    /// The condition; `None` if it always holds.
-    pub(super) fn of_condition(condition: &Condition) -> Option<Self> {
-        let mut expression = Self::default();
-        expression.add_condition(condition)?;
-        Some(expression)
+impl Placeholders {
+    /// The text of an update's changes; `None` if it changes nothing.
+    pub(super) fn update(&mut self, update: &Update) -> Option<String> {
+        let set: Vec<String> =
+            update.set.iter().map(|(name, value)| format!("{} = {}", self.name(name), self.value(value))).collect();
+        let remove: Vec<String> = update.remove.iter().map(|name| self.name(name)).collect();
+        let clause = |keyword: &str, parts: &[String]| {
+            if parts.is_empty() { String::new() } else { format!("{keyword} {}", parts.join(", ")) }
+        };
+        let text = format!("{} {}", clause("SET", &set), clause("REMOVE", &remove));
+        Some(text.trim().to_owned()).filter(|text| !text.is_empty())
     }
 
-    /// The changes of an update; `None` if it changes nothing.
-    pub(super) fn of_update(update: &Update) -> Option<Self> {
-        let mut expression = Self::default();
-        for (index, (name, value)) in update.set.iter().enumerate() {
-            expression.text.push_str(if index == 0 { "SET " } else { ", " });
-            let (name, value) = (expression.name(name), expression.value(value));
-            expression.text.push_str(&format!("{name} = {value}"));
-        }
-        for (index, name) in update.remove.iter().enumerate() {
-            let space = if expression.text.is_empty() { "" } else { " " };
-            let joint = if index == 0 { format!("{space}REMOVE ") } else { ", ".to_owned() };
-            let name = expression.name(name);
-            expression.text.push_str(&format!("{joint}{name}"));
-        }
-        (!expression.text.is_empty()).then_some(expression)
-    }
-
-    /// Joins the placeholders of a condition after those of an update, which share one request.
-    pub(super) fn add_condition(&mut self, condition: &Condition) -> Option<()> {
-        let text = self.spell(condition)?;
-        self.text = text;
-        Some(())
-    }
-
-    /// `None` for a condition that always holds. [`Condition::and`] and [`Condition::or`] leave no such part inside.
-    fn spell(&mut self, condition: &Condition) -> Option<String> {
+    /// The text of a condition; `None` if it always holds, as no part inside does: [`Condition::and`] and
+    /// [`Condition::or`] see to that.
+    pub(super) fn condition(&mut self, condition: &Condition) -> Option<String> {
         Some(match condition {
             Condition::Always => return None,
             Condition::Absent(name) => format!("attribute_not_exists({})", self.name(name)),
             Condition::Present(name) => format!("attribute_exists({})", self.name(name)),
             Condition::Equals(name, value) => format!("{} = {}", self.name(name), self.value(value)),
             Condition::Below(name, value) => format!("{} < {}", self.name(name), self.value(value)),
-            Condition::And(both) => match (self.spell(&both.0), self.spell(&both.1)) {
+            Condition::And(both) => match (self.condition(&both.0), self.condition(&both.1)) {
                 (Some(left), Some(right)) => format!("({left} AND {right})"),
                 (left, right) => return left.or(right),
             },
-            Condition::Or(either) => format!("({} OR {})", self.spell(&either.0)?, self.spell(&either.1)?),
+            Condition::Or(either) => format!("({} OR {})", self.condition(&either.0)?, self.condition(&either.1)?),
         })
     }
 
@@ -91,27 +72,29 @@ mod tests {
                 1,
             ),
             (
-                Condition::Present("h").and(Condition::Always).and(
-                    Condition::Equals("h", number.clone()).or(Condition::Equals("h", number)),
-                ),
+                Condition::Present("h")
+                    .and(Condition::Always)
+                    .and(Condition::Equals("h", number.clone()).or(Condition::Equals("h", number))),
                 "(attribute_exists(#n0) AND (#n0 = :v0 OR #n0 = :v1))",
                 1,
                 2,
             ),
         ];
         for (condition, text, names, values) in table {
-            let expression = Expression::of_condition(&condition).unwrap();
-            assert_eq!(expression.text, text);
-            assert_eq!((expression.names.len(), expression.values.len()), (names, values), "{text}");
+            let mut placeholders = Placeholders::default();
+            assert_eq!(placeholders.condition(&condition).unwrap(), text);
+            assert_eq!((placeholders.names.len(), placeholders.values.len()), (names, values), "{text}");
         }
     }
 
     #[test]
     fn a_condition_that_always_holds_is_no_expression() {
         let always = Condition::Always;
-        assert_eq!(Expression::of_condition(&always), None);
-        assert_eq!(Expression::of_condition(&always.clone().and(Condition::Always)), None);
-        assert_eq!(Expression::of_condition(&Condition::Absent("k").or(always)), None);
+        for condition in [always.clone(), always.clone().and(Condition::Always), Condition::Absent("k").or(always)] {
+            let mut placeholders = Placeholders::default();
+            assert_eq!(placeholders.condition(&condition), None);
+            assert_eq!(placeholders, Placeholders::default(), "DynamoDB refuses placeholders that nothing uses");
+        }
     }
 
     #[test]
@@ -122,12 +105,13 @@ mod tests {
             remove: vec!["checkpointSubSequenceNumber", "x"],
             condition: Condition::Equals("leaseCounter", Value::number(1)),
         };
-        let mut expression = Expression::of_update(&update).unwrap();
-        assert_eq!(expression.text, "SET #n0 = :v0, #n1 = :v1 REMOVE #n2, #n3");
-        expression.add_condition(&update.condition).unwrap();
-        assert_eq!(expression.text, "#n1 = :v2");
-        assert_eq!(expression.values[2], Value::number(1));
+        let mut placeholders = Placeholders::default();
+        assert_eq!(placeholders.update(&update).unwrap(), "SET #n0 = :v0, #n1 = :v1 REMOVE #n2, #n3");
+        assert_eq!(placeholders.condition(&update.condition).unwrap(), "#n1 = :v2");
+        assert_eq!(placeholders.values[2], Value::number(1));
+        let removal = Update { set: vec![], ..update.clone() };
+        assert_eq!(Placeholders::default().update(&removal).unwrap(), "REMOVE #n0, #n1");
         let nothing = Update { set: vec![], remove: vec![], ..update };
-        assert_eq!(Expression::of_update(&nothing), None);
+        assert_eq!(Placeholders::default().update(&nothing), None);
     }
 }

@@ -257,7 +257,10 @@ impl DynamoState {
 
     /// The items of `keys`, and the floors of those without one. Whoever was forgotten has the floor in the item as long
     /// as there is one, so only a missing item leaves a question.
-    fn items_and_floors<'a>(&self, keys: &[&'a HistoryKey]) -> Result<(Items, HashMap<&'a HistoryKey, i64>), PortError> {
+    fn items_and_floors<'a>(
+        &self,
+        keys: &[&'a HistoryKey],
+    ) -> Result<(Items, HashMap<&'a HistoryKey, i64>), PortError> {
         let items = self.read(keys.iter().map(|key| item::history_key(key)), "reading histories")?;
         let absent = keys.iter().filter(|key| !items.contains_key(&key.to_bytes()));
         let names: BTreeMap<Value, &HistoryKey> =
@@ -345,22 +348,19 @@ impl<'a> Pending<'a> {
 
     /// Joins what stands there now. Whether anything is left to write.
     fn rebase(&mut self, stored: Option<&Item>, floor: Option<i64>, types: &EventTypes) -> Result<bool, PortError> {
-        let found = match stored {
-            Some(item) => {
-                let StoredHistory { history, base, version } =
-                    item::read_history(self.key, item, types).map_err(item::ItemError::into_port)?;
-                self.history.to_mut().join(&history, types);
-                self.base = base;
-                Some(version)
+        let mut found = None;
+        if let Some(item) = stored {
+            let StoredHistory { history, base, version } =
+                item::read_history(self.key, item, types).map_err(item::ItemError::into_port)?;
+            self.history.to_mut().join(&history, types);
+            self.base = base;
+            found = Some(version);
+        } else {
+            self.base = Base::Absent;
+            if let Some(floor) = floor {
+                self.history.to_mut().erase(floor);
             }
-            None => {
-                if let Some(floor) = floor {
-                    self.history.to_mut().erase(floor);
-                }
-                self.base = Base::Absent;
-                None
-            }
-        };
+        }
         self.bytes = codec::encode(&self.history, types);
         Ok(found != Some(item::version(item::FORMAT, &self.bytes)))
     }

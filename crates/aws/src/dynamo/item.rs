@@ -162,8 +162,7 @@ pub fn read_history(key: &HistoryKey, item: &Item, types: &EventTypes) -> Result
         let stored = u64::from_be_bytes(stored.ok_or_else(|| missing(VERSION))?);
         (stored, Base::Version(stored))
     };
-    let history =
-        codec::decode(bytes, types).map_err(|source| ItemError::History { of: key.to_string(), source })?;
+    let history = codec::decode(bytes, types).map_err(|source| ItemError::History { of: key.to_string(), source })?;
     Ok(StoredHistory { history, base, version })
 }
 

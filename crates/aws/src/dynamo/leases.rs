@@ -112,7 +112,11 @@ fn update_of(lease: &Lease, condition: Condition) -> Update {
         None => remove.push(OWNER),
     }
     let parents: BTreeSet<String> = lease.parents.iter().map(ShardId::to_string).collect();
-    if parents.is_empty() { remove.push(PARENTS) } else { set.push((PARENTS, Value::Ss(parents))) }
+    if parents.is_empty() {
+        remove.push(PARENTS);
+    } else {
+        set.push((PARENTS, Value::Ss(parents)));
+    }
     Update { key: Value::S(lease.key.to_string()), set, remove, condition }
 }
 
@@ -124,7 +128,8 @@ fn lease_of(item: &Item) -> Result<Lease, PortError> {
         source: None,
     };
     let number = |attribute: &'static str| {
-        item.get(attribute).map_or(Ok(None), |value| value.as_number::<u64>().map(Some).ok_or_else(|| unsound(attribute)))
+        item.get(attribute)
+            .map_or(Ok(None), |value| value.as_number::<u64>().map(Some).ok_or_else(|| unsound(attribute)))
     };
     let hash_key = |attribute: &'static str, absent: u128| {
         item.get(attribute).map_or(Ok(absent), |value| {
@@ -143,8 +148,7 @@ fn lease_of(item: &Item) -> Result<Lease, PortError> {
         key: name.parse().map_err(|_| unsound(KEY))?,
         owner: item.get(OWNER).and_then(Value::as_text).map(str::to_owned),
         counter: number(COUNTER)?.ok_or_else(|| unsound(COUNTER))?,
-        checkpoint: LeaseCheckpoint::from_attributes(checkpoint, number(SUB)?)
-            .map_err(|_| unsound(CHECKPOINT))?,
+        checkpoint: LeaseCheckpoint::from_attributes(checkpoint, number(SUB)?).map_err(|_| unsound(CHECKPOINT))?,
         parents,
         owner_switches: number(SWITCHES)?.unwrap_or(0),
         hash_keys: (hash_key(HASH_KEYS[0], 0)?, hash_key(HASH_KEYS[1], u128::MAX)?),

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::api::{Condition, DynamoApi, DynamoError, Got, Item, Put, Scanned, Table, Update, Value};
-use super::expression::Expression;
+use super::expression::Placeholders;
 use crate::api::{ApiError, ApiErrorKind};
 use crate::failure::api_error;
 
@@ -93,14 +93,15 @@ impl DynamoApi for SdkDynamo {
 
     fn put(&self, table: &Table, puts: Vec<Put>) -> Vec<Result<(), DynamoError>> {
         let start = |put: Put| {
-            let expression = Expression::of_condition(&put.condition);
-            let (names, values) = placeholders(expression.as_ref());
+            let mut placeholders = Placeholders::default();
+            let condition = placeholders.condition(&put.condition);
+            let (names, values) = maps(placeholders);
             let request = self
                 .client
                 .put_item()
                 .table_name(&table.name)
                 .set_item(Some(attributes(put.item)))
-                .set_condition_expression(expression.map(|expression| expression.text))
+                .set_condition_expression(condition)
                 .set_expression_attribute_names(names)
                 .set_expression_attribute_values(values)
                 .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
@@ -122,22 +123,16 @@ impl DynamoApi for SdkDynamo {
     }
 
     fn update(&self, table: &Table, update: Update) -> Result<(), DynamoError> {
-        let mut expression = Expression::of_update(&update);
-        let text = expression.as_ref().map(|expression| expression.text.clone());
-        let condition = match &mut expression {
-            Some(expression) => expression.add_condition(&update.condition).map(|()| expression.text.clone()),
-            None => {
-                expression = Expression::of_condition(&update.condition);
-                expression.as_ref().map(|expression| expression.text.clone())
-            }
-        };
-        let (names, values) = placeholders(expression.as_ref());
+        let mut placeholders = Placeholders::default();
+        let changes = placeholders.update(&update);
+        let condition = placeholders.condition(&update.condition);
+        let (names, values) = maps(placeholders);
         let request = self
             .client
             .update_item()
             .table_name(&table.name)
             .key(table.key, attribute(update.key))
-            .set_update_expression(text)
+            .set_update_expression(changes)
             .set_condition_expression(condition)
             .set_expression_attribute_names(names)
             .set_expression_attribute_values(values);
@@ -146,14 +141,15 @@ impl DynamoApi for SdkDynamo {
     }
 
     fn delete(&self, table: &Table, key: Value, condition: Condition) -> Result<(), DynamoError> {
-        let expression = Expression::of_condition(&condition);
-        let (names, values) = placeholders(expression.as_ref());
+        let mut placeholders = Placeholders::default();
+        let condition = placeholders.condition(&condition);
+        let (names, values) = maps(placeholders);
         let request = self
             .client
             .delete_item()
             .table_name(&table.name)
             .key(table.key, attribute(key))
-            .set_condition_expression(expression.map(|expression| expression.text))
+            .set_condition_expression(condition)
             .set_expression_attribute_names(names)
             .set_expression_attribute_values(values);
         let sent = self.runtime.block_on(request.send());
@@ -162,10 +158,8 @@ impl DynamoApi for SdkDynamo {
 
     fn scan(&self, table: &Table, from: Option<Value>) -> Result<Scanned, DynamoError> {
         let from = from.map(|key| Attributes::from([(table.key.to_owned(), attribute(key))]));
-        let request =
-            self.client.scan().table_name(&table.name).consistent_read(true).set_exclusive_start_key(from);
-        let output =
-            self.runtime.block_on(request.send()).map_err(|error| failure("Scan", table, &error))?;
+        let request = self.client.scan().table_name(&table.name).consistent_read(true).set_exclusive_start_key(from);
+        let output = self.runtime.block_on(request.send()).map_err(|error| failure("Scan", table, &error))?;
         let items = output.items.unwrap_or_default().into_iter().map(item_of).collect();
         let next = output.last_evaluated_key.and_then(|mut key| value_of(key.remove(table.key)?));
         Ok(Scanned { items, next })
@@ -191,13 +185,10 @@ fn refused(operation: &'static str, table: &Table, error: &dyn std::error::Error
     ApiError::new(ApiErrorKind::FixInput, operation, table.resource(), error.to_string()).into()
 }
 
-type Placeholders = (Option<HashMap<String, String>>, Option<Attributes>);
-
-/// DynamoDB refuses empty maps of placeholders.
-fn placeholders(expression: Option<&Expression>) -> Placeholders {
-    let Some(expression) = expression else { return (None, None) };
-    let names = expression.names.iter().enumerate().map(|(i, name)| (format!("#n{i}"), (*name).to_owned()));
-    let values = expression.values.iter().enumerate().map(|(i, value)| (format!(":v{i}"), attribute(value.clone())));
+/// Names and values as the SDK takes them; DynamoDB refuses empty maps.
+fn maps(placeholders: Placeholders) -> (Option<HashMap<String, String>>, Option<Attributes>) {
+    let names = placeholders.names.into_iter().enumerate().map(|(i, name)| (format!("#n{i}"), name.to_owned()));
+    let values = placeholders.values.into_iter().enumerate().map(|(i, value)| (format!(":v{i}"), attribute(value)));
     let (names, values): (HashMap<_, _>, Attributes) = (names.collect(), values.collect());
     ((!names.is_empty()).then_some(names), (!values.is_empty()).then_some(values))
 }

@@ -4,16 +4,17 @@
 //! read by its size rounded up to 4 KB. An entry takes about 20 bytes (two hashes of 8, a time delta of 3 or 4; a value
 //! adds 4), a seen item beyond the held entries about 12. So the median user (30 entries) is one write unit under any
 //! quotas, and quotas decide what the heavy users cost. Default event types (five classes), on-demand prices of
-//! us-east-1, for a million writes ([`tests::the_table_in_the_header`] holds these figures):
+//! us-east-1, for a million writes (the test `the_table_in_the_header` holds the bytes and units):
 //!
-//! | quota of each class, `seen_max` | median | one class full | everything full, typical | worst case by format | largest item |
-//! |---|---|---|---|---|---|
-//! | 16, 0 | 1 unit, $0.63 | 1 unit, $0.63 | 2 units, $1.25 | 6 units, $3.75 | 5.8 KB |
-//! | 64, 128 | 1 unit, $0.63 | 2 units, $1.25 | 9 units, $5.63 | 15 units, $9.38 | 15.1 KB |
-//! | 256, 512 (default) | 1 unit, $0.63 | 6 units, $3.75 | 32 units, $20.00 | 50 units, $31.25 | 50.0 KB |
+//! | quota of each class, `seen_max` | median user | one class full | everything full | worst case by format |
+//! |---|---|---|---|---|
+//! | 16, 0 | 378 B, 1 unit, $0.63 | 378 B, 1 unit, $0.63 | 1,676 B, 2 units, $1.25 | 5,170 B, 6 units, $3.75 |
+//! | 64, 128 | 658 B, 1 unit, $0.63 | 1,338 B, 2 units, $1.25 | 7,308 B, 8 units, $5.00 | 14,675 B, 15 units, $9.38 |
+//! | 256, 512 (default) | 658 B, 1 unit, $0.63 | 5,179 B, 6 units, $3.75 | 29,010 B, 29 units, $18.13 | 50,392 B, 50 units, $31.25 |
 //!
 //! A read is a quarter of the units at a fifth of the price: $0.13 a million for the median. One write serves all
-//! events of a user in a cut, so what an event costs is the write's price over the events of that user in the cut.
+//! events of a user in a cut, so an event costs the write's price over the number of that user's events in the cut: longer
+//! cuts are cheaper. A write whose condition fails is billed too; it happens only where two workers meet on one user.
 //!
 //! [`largest_item_bytes`] is an upper bound for any history under the settings; [`check`] refuses settings under which
 //! an item could exceed DynamoDB's 400 KB, at the start and with the remedy, instead of one day for one user.
@@ -38,8 +39,7 @@ const SEEN_BYTES_MAX: usize = VARINT_BYTES_MAX + HASH_BYTES;
 const ID_FIELD_BYTES_MAX: usize = 2 + ID_BYTES_MAX;
 const SESSION_BYTES_MAX: usize = VARINT_BYTES_MAX + ID_FIELD_BYTES_MAX;
 /// Version, flags, floor, newest time; alias (time, event, user); checksum.
-const FIXED_BYTES_MAX: usize =
-    2 + 2 * VARINT_BYTES_MAX + (VARINT_BYTES_MAX + HASH_BYTES + ID_FIELD_BYTES_MAX) + 4;
+const FIXED_BYTES_MAX: usize = 2 + 2 * VARINT_BYTES_MAX + (VARINT_BYTES_MAX + HASH_BYTES + ID_FIELD_BYTES_MAX) + 4;
 /// `k` with its kind and id; `f` with one digit; `v` with a hash; `ttl` with 20 digits; the name `h`.
 const ATTRIBUTES_BYTES_MAX: usize = (1 + 1 + ID_BYTES_MAX) + (1 + 2) + (1 + HASH_BYTES) + (3 + 11) + 1;
 

@@ -128,9 +128,11 @@ impl MemoryDynamo {
     /// Removes what should not have lived to `now_s`.
     pub fn expire(&self, table: &str, now_s: i64) {
         let mut world = self.world.lock().unwrap();
-        world.tables.get_mut(table).unwrap().retain(|_, item| {
-            item.get(item::TTL).and_then(Value::as_number::<i64>).is_none_or(|ttl_s| ttl_s >= now_s)
-        });
+        world
+            .tables
+            .get_mut(table)
+            .unwrap()
+            .retain(|_, item| item.get(item::TTL).and_then(Value::as_number::<i64>).is_none_or(|ttl_s| ttl_s >= now_s));
     }
 
     fn hit(&self, world: &mut World) -> Hit {
@@ -171,9 +173,8 @@ impl MemoryDynamo {
     }
 
     fn write(world: &mut World, table: &Table, item: Item, condition: &Condition) -> Result<(), DynamoError> {
-        let refused = |message: String| {
-            Err(ApiError::new(ApiErrorKind::FixInput, "PutItem", table.resource(), message).into())
-        };
+        let refused =
+            |message: String| Err(ApiError::new(ApiErrorKind::FixInput, "PutItem", table.resource(), message).into());
         let Some(key) = item.get(table.key).cloned() else { return refused("no key".to_owned()) };
         if let Err(why) = check_key(&key) {
             return refused(why);

@@ -35,13 +35,13 @@ impl SdkFirehose {
 impl FirehoseApi for SdkFirehose {
     fn put_record_batch(&self, records: &[&[u8]]) -> Result<Vec<RecordOutcome>, ApiError> {
         let record = |data: &&[u8]| Record::builder().data(Blob::new(*data)).build();
-        let records = records.iter().map(record).collect::<Result<Vec<_>, _>>().map_err(|error| {
-            ApiError::new(ApiErrorKind::FixInput, OPERATION, self.resource(), error.to_string())
-        })?;
+        let records =
+            records.iter().map(record).collect::<Result<Vec<_>, _>>().map_err(|error| {
+                ApiError::new(ApiErrorKind::FixInput, OPERATION, self.resource(), error.to_string())
+            })?;
         let request =
             self.client.put_record_batch().delivery_stream_name(&self.stream).set_records(Some(records)).send();
-        let output =
-            self.runtime.block_on(request).map_err(|error| api_error(OPERATION, self.resource(), &error))?;
+        let output = self.runtime.block_on(request).map_err(|error| api_error(OPERATION, self.resource(), &error))?;
         let outcome = |entry: aws_sdk_firehose::types::PutRecordBatchResponseEntry| match entry.error_code {
             // An entry has a code or a record id.
             Some(code) => RecordOutcome::Failed { code, message: entry.error_message.unwrap_or_default() },

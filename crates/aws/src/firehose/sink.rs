@@ -93,7 +93,11 @@ impl<A: FirehoseApi> FirehoseSink<A> {
         let line_count = line_count.max(packed.too_large.last().map_or(0, |line| line + 1));
         let mut delivery = Delivery { lines: vec![LineOutcome::Undelivered; line_count], ..Delivery::default() };
         for line in packed.too_large {
-            tracing::warn!(line, limit = RECORD_BYTES_MAX, "a line is longer than a Firehose record; it is not delivered");
+            tracing::warn!(
+                line,
+                limit = RECORD_BYTES_MAX,
+                "a line is longer than a Firehose record; it is not delivered"
+            );
             delivery.lines[line] = LineOutcome::TooLarge;
         }
         let mut waiting: Vec<Waiting> =

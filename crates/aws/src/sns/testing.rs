@@ -78,7 +78,9 @@ impl Publisher for MemoryPublisher {
             Hit::Partly(failing, kind) => (failing, kind),
             Hit::Refuse(kind) => return Err(error(kind)),
             Hit::Lose => {
-                messages.iter().for_each(|message| drop(world.take(topic, message)));
+                for message in messages {
+                    world.take(topic, message);
+                }
                 return Err(error(ApiErrorKind::Retry));
             }
         };

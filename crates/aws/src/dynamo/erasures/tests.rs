@@ -146,7 +146,9 @@ fn sessions_known_to_be_theirs_go_too() {
     let (_, state) = world();
     let session = |id: &str| HistoryKey::Session(id.into());
     let mut user = History::new();
-    ["s1", "s2"].iter().for_each(|id| user.note_session(id, NOW_MS, &types()));
+    for id in ["s1", "s2"] {
+        user.note_session(id, NOW_MS, &types());
+    }
     let aliased = |owner: &str| {
         let mut history = grown(&state, &session("new"), 1).remove(&session("new")).unwrap().history;
         history.note_alias(Alias { time_ms: NOW_MS, event: EventKey(1), user: owner.into() });

@@ -68,7 +68,7 @@ fn a_lost_race_is_an_answer() {
     let theirs = Lease { owner: Some("you".to_owned()), counter: 1, ..lease(1) };
     assert!(table.replace(&mine, 0).unwrap());
     assert!(!table.replace(&theirs, 0).unwrap());
-    assert_eq!(table.leases().unwrap(), [mine.clone()]);
+    assert_eq!(table.leases().unwrap(), vec![mine.clone()]);
     assert!(!table.replace(&mine, 9).unwrap());
     assert!(!table.remove(ShardId(1), 0).unwrap());
     assert!(table.remove(ShardId(1), 1).unwrap());

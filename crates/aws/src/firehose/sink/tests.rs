@@ -47,7 +47,8 @@ fn every_line_is_a_row() {
 fn only_what_failed_is_sent_again_in_order_and_before_the_rest() {
     let firehose = MemoryFirehose::new(1);
     let lines = lines(700);
-    firehose.script([Hit::Partly(vec![3, 499, 7], "ServiceUnavailableException"), Hit::Partly(vec![1], "InternalFailure")]);
+    firehose
+        .script([Hit::Partly(vec![3, 499, 7], "ServiceUnavailableException"), Hit::Partly(vec![1], "InternalFailure")]);
     let delivery = deliver(&sink(&firehose, 1), &lines);
     assert_eq!(delivery.lines, vec![LineOutcome::Delivered; 700]);
     assert_eq!((delivery.failed_records, firehose.requests()), (4, vec![500, 203, 1]));
