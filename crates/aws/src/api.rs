@@ -47,6 +47,8 @@ impl ApiErrorKind {
             "ProvisionedThroughputExceededException"
             | "LimitExceededException"
             | "KMSThrottlingException"
+            | "KMSThrottling"
+            | "Throttled"
             | "ThrottlingException"
             | "Throttling"
             | "RequestLimitExceeded"
@@ -54,7 +56,7 @@ impl ApiErrorKind {
             | "SlowDown" => Self::Throttled,
             "ExpiredIteratorException" => Self::ExpiredIterator,
             "ExpiredNextTokenException" => Self::ExpiredToken,
-            "ResourceNotFoundException" => Self::NotFound,
+            "ResourceNotFoundException" | "NotFound" => Self::NotFound,
             "ResourceInUseException" => Self::InUse,
             "InternalFailure"
             | "InternalFailureException"
@@ -86,6 +88,7 @@ impl ApiErrorKind {
             _ => match status {
                 Some(429) => Self::Throttled,
                 Some(401 | 403) => Self::Denied,
+                Some(404) => Self::NotFound,
                 Some(status) if (400..500).contains(&status) => Self::FixInput,
                 // A 5xx; no answer; an answer of which only a part arrived.
                 _ => Self::Retry,
@@ -347,6 +350,11 @@ mod tests {
             (Some("InvalidArgumentException"), Some(400), ApiErrorKind::FixInput, ErrorKind::FixInput),
             (Some("InternalFailure"), Some(500), ApiErrorKind::Retry, ErrorKind::Retry),
             (Some("SomethingNew"), Some(503), ApiErrorKind::Retry, ErrorKind::Retry),
+            // SNS's words.
+            (Some("Throttled"), Some(429), ApiErrorKind::Throttled, ErrorKind::Retry),
+            (Some("KMSThrottling"), None, ApiErrorKind::Throttled, ErrorKind::Retry),
+            (Some("NotFound"), Some(404), ApiErrorKind::NotFound, ErrorKind::NotFound),
+            (Some("AuthorizationError"), Some(403), ApiErrorKind::Denied, ErrorKind::FixInput),
             (None, Some(429), ApiErrorKind::Throttled, ErrorKind::Retry),
             (None, Some(403), ApiErrorKind::Denied, ErrorKind::FixInput),
             (None, None, ApiErrorKind::Retry, ErrorKind::Retry),
