@@ -15,7 +15,7 @@
 //! **Time to live**: an item vanishes `ttl_s` after its last change. That is longer than the stream keeps events, so an
 //! event can never be read twice and its history not know it.
 //!
-//! Not here: what costs what ([`size`](super::size)), erasing ([`erasures`](super::erasures)).
+//! Not here: what costs what ([`size`]), erasing ([`erasures`](super::erasures)).
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
