@@ -77,12 +77,18 @@ impl FanOutReader {
         }
     }
 
+    /// Whether Kinesis may be asked now: a subscription may always, a new one not too soon.
+    fn may_receive(&self) -> Result<bool, ApiError> {
+        match self.source {
+            Source::None => self.pace.may_call(),
+            Source::Subscribed(_) => Ok(true),
+            Source::EndOfShard => Ok(false),
+        }
+    }
+
     /// Takes the next event, subscribing first if need be. The backlog is empty.
     fn receive(&mut self) -> Result<(), ApiError> {
         if matches!(self.source, Source::None) {
-            if !self.pace.may_call()? {
-                return Ok(());
-            }
             let from = self.starting_position();
             self.pace.hold(SUBSCRIBE_INTERVAL_US);
             self.source = Source::Subscribed(self.api.subscribe_to_shard(self.shard, from)?);
@@ -126,6 +132,8 @@ impl ShardReader for FanOutReader {
             self.continuation = None;
         }
         if self.backlog.is_empty()
+            // Waiting is no new failure, or a worker that comes by often would wait for ever.
+            && self.may_receive().map_err(PortError::from)?
             && let Err(error) = self.receive()
         {
             self.source = Source::None;
