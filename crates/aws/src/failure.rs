@@ -2,7 +2,7 @@
 //! message tells what lies beneath "service error".
 
 use aws_sdk_dynamodb::config::http::HttpResponse;
-use aws_sdk_dynamodb::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 
 use crate::api::{ApiError, ApiErrorKind};
 
@@ -38,9 +38,21 @@ where
     let message = match (error.code(), error.message()) {
         (Some(code), Some(message)) => format!("{code}: {message}"),
         (Some(code), None) => code.to_owned(),
-        _ => DisplayErrorContext(error).to_string(),
+        _ => chain(error),
     };
     ApiError::new(kind, operation, resource, message)
+}
+
+/// The error and what lies beneath it, which the SDK's own text leaves out.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(beneath) = source {
+        text.push_str(": ");
+        text.push_str(&beneath.to_string());
+        source = beneath.source();
+    }
+    text
 }
 
 #[cfg(test)]
