@@ -101,14 +101,10 @@ impl FanOutReader {
                 self.pace.succeeded();
                 self.backlog.push(event.records);
                 self.behind_ms = event.behind_ms;
-                match event.continuation {
-                    _ if event.is_end_of_shard => self.source = Source::EndOfShard,
-                    Some(number) => self.continuation = Some(number),
-                    // Without one nobody knows where the subscription stands: begin again after the records.
-                    None => {
-                        self.source = Source::None;
-                        self.continuation = None;
-                    }
+                // Without one the next subscription begins after the last record.
+                self.continuation = event.continuation;
+                if event.is_end_of_shard {
+                    self.source = Source::EndOfShard;
                 }
             }
         }

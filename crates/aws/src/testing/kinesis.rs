@@ -75,6 +75,7 @@ struct Stream {
     random: Jitter,
     calls: BTreeMap<&'static str, u64>,
     reads_refused: u64,
+    subscribed_from: Vec<StartingPosition>,
 }
 
 #[derive(Debug)]
@@ -136,6 +137,7 @@ impl SimKinesis {
             random: Jitter::new(seed),
             calls: BTreeMap::new(),
             reads_refused: 0,
+            subscribed_from: Vec::new(),
         };
         Self { clock, stream: Arc::new(Mutex::new(stream)) }
     }
@@ -197,6 +199,11 @@ impl SimKinesis {
     /// How often an operation was called.
     pub fn calls(&self, operation: &str) -> u64 {
         self.lock().calls.get(operation).copied().unwrap_or(0)
+    }
+
+    /// Where the subscriptions that were granted began.
+    pub fn subscribed_from(&self) -> Vec<StartingPosition> {
+        self.lock().subscribed_from.clone()
     }
 
     /// Calls of `GetRecords` beyond five a second.
@@ -359,6 +366,7 @@ impl KinesisApi for SimKinesis {
         }
         found.subscription = (found.subscription.0 + 1, Some(now_ms));
         let (number, index) = (found.subscription.0, found.index(from));
+        stream.subscribed_from.push(from);
         Ok(Box::new(SimSubscription {
             kinesis: self.clone(),
             shard,
@@ -441,11 +449,16 @@ impl Subscription for SimSubscription {
         }
         self.index = next;
         self.is_done = is_end_of_shard;
-        let seen = &stream.shards[&self.shard].records[..next];
-        let continuation = Some(seen.last().map_or_else(|| sequence_number(0), |record| record.number));
+        // It goes on while nothing is put here: up to the stream's newest record once this shard is read.
+        let records_here = &stream.shards[&self.shard].records;
+        let continuation = match records_here[..next].last() {
+            Some(record) if next < records_here.len() => record.number,
+            None if next < records_here.len() => sequence_number(0),
+            _ => sequence_number(stream.next_number - 1),
+        };
         Ok(Pushed::Event(SubscriptionEvent {
             records,
-            continuation: continuation.filter(|_| !is_end_of_shard),
+            continuation: (!is_end_of_shard).then_some(continuation),
             behind_ms: Some(behind_ms),
             is_end_of_shard,
         }))

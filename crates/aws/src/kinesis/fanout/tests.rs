@@ -57,6 +57,31 @@ fn a_subscription_of_five_minutes_is_followed_by_the_next_without_a_gap() {
 }
 
 #[test]
+fn a_quiet_shard_is_subscribed_to_after_its_continuation() {
+    let world = World::new(1);
+    let clock = Arc::clone(&world.clock);
+    let kinesis = crate::testing::SimKinesis::new(2, Arc::clone(&clock), 1);
+    // Everything goes to one shard; the other is read.
+    let busy = kinesis.put("u", b"{}").0;
+    let quiet = ShardId(1 - busy.0);
+    let mut reader =
+        FanOutReader::new(Arc::new(kinesis.clone()), quiet, FanOutSettings::default(), clock, world.patience(1));
+    let mut newest = None;
+    for _ in 0..700 {
+        newest = Some(kinesis.put("u", b"{}").1);
+        assert_eq!(world.read(&mut reader, Position::START, 10, 10).records, []);
+        world.clock.advance_ms(1_000);
+    }
+    let from = kinesis.subscribed_from();
+    assert_eq!(from[0], StartingPosition::TrimHorizon);
+    assert!(from.len() >= 3);
+    for from in &from[1..] {
+        let StartingPosition::After(number) = from else { panic!("{from:?}") };
+        assert!(Some(*number) <= newest && *number > crate::testing::sequence_number(100), "{number}");
+    }
+}
+
+#[test]
 fn of_two_readers_of_one_consumer_neither_loses_records_nor_storms() {
     let mut world = World::new(1);
     let mut readers = [MAKE(&world, SHARD, 1), MAKE(&world, SHARD, 2)];
@@ -109,7 +134,7 @@ fn a_reader_that_is_refused_backs_off() {
 }
 
 #[test]
-fn an_event_without_continuation_begins_a_new_subscription_after_its_records() {
+fn an_event_without_continuation_is_followed_after_its_records() {
     #[derive(Debug)]
     struct Forgetful(crate::testing::SimKinesis);
     #[derive(Debug)]
