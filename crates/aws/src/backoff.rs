@@ -1,0 +1,120 @@
+//! Waiting between attempts: doubling, with jitter, by a clock that is an argument.
+//!
+//! Guaranteed: a wait lies between half of its step and the whole, so callers that failed together do not come back
+//! together, and none comes back at once; the number of attempts is bounded. Chance comes from a seed, so a simulation
+//! repeats itself. Not here: which errors are worth another attempt (their own types say that).
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Lets time pass.
+pub trait Pause: Send + Sync + Debug {
+    /// Comes back after `ms` milliseconds.
+    fn pause(&self, ms: u64);
+}
+
+/// How long, and how often, a call tries a service that is not well.
+#[derive(Clone, Debug)]
+pub struct Patience {
+    /// The first wait, in milliseconds; each further one doubles.
+    pub first_ms: u64,
+    /// The longest wait, in milliseconds.
+    pub longest_ms: u64,
+    /// Attempts of one call, the first included; at least 1.
+    pub attempts_max: u32,
+    pause: Arc<dyn Pause>,
+    jitter: Arc<Jitter>,
+}
+
+impl Patience {
+    /// Eight attempts over about six seconds: longer than the service's own hiccups, shorter than a Lambda's time-out.
+    pub fn new(pause: Arc<dyn Pause>, seed: u64) -> Self {
+        Self { first_ms: 50, longest_ms: 3_200, attempts_max: 8, pause, jitter: Arc::new(Jitter::new(seed)) }
+    }
+
+    /// Waits before attempt `attempt` + 1, counted from 1. `false`, at once, if there is none.
+    pub fn wait_after(&self, attempt: u32) -> bool {
+        if attempt >= self.attempts_max {
+            return false;
+        }
+        self.pause.pause(self.wait_ms(attempt));
+        true
+    }
+
+    /// The wait after attempt `attempt`, counted from 1, in milliseconds; for callers that come back by themselves.
+    pub fn wait_ms(&self, attempt: u32) -> u64 {
+        let doubled = self.first_ms.saturating_mul(1_u64.checked_shl(attempt.saturating_sub(1)).unwrap_or(u64::MAX));
+        let step = doubled.min(self.longest_ms);
+        step - self.jitter.below(step / 2 + 1)
+    }
+}
+
+/// Numbers from a seed (SplitMix64); any thread may draw.
+#[derive(Debug)]
+pub struct Jitter(AtomicU64);
+
+impl Jitter {
+    /// The numbers that `seed` gives.
+    pub const fn new(seed: u64) -> Self {
+        Self(AtomicU64::new(seed))
+    }
+
+    /// A number in `0..bound`; 0 if `bound` is 0. The bias of the remainder is far below what a wait can show.
+    pub fn below(&self, bound: u64) -> u64 {
+        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mut mixed = self.0.fetch_add(STEP, Ordering::Relaxed).wrapping_add(STEP);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)).checked_rem(bound).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::sync::Mutex;
+
+    #[derive(Debug, Default)]
+    struct Noted(Mutex<Vec<u64>>);
+
+    impl Pause for Noted {
+        fn pause(&self, ms: u64) {
+            self.0.lock().unwrap().push(ms);
+        }
+    }
+
+    #[test]
+    fn waits_double_stay_under_the_longest_and_end() {
+        let noted = Arc::new(Noted::default());
+        let patience = Patience::new(noted.clone(), 7);
+        let attempts = (1..100).take_while(|&attempt| patience.wait_after(attempt)).count();
+        let waits = noted.0.lock().unwrap().clone();
+        assert_eq!((attempts, waits.len()), (7, 7));
+        for (wait, step) in waits.iter().zip([50, 100, 200, 400, 800, 1600, 3200]) {
+            assert!((step / 2..=step).contains(wait), "{wait} for {step}");
+        }
+    }
+
+    #[test]
+    fn equal_seeds_give_equal_waits_and_others_do_not() {
+        let draw = |seed| (0..20).map(|_| Jitter::new(seed).below(1000)).collect::<Vec<_>>();
+        let run = |seed| {
+            let jitter = Jitter::new(seed);
+            (0..20).map(|_| jitter.below(1000)).collect::<Vec<_>>()
+        };
+        assert_eq!(run(1), run(1));
+        assert_ne!(run(1), run(2));
+        assert_ne!(run(1), draw(1), "one source does not repeat itself");
+        assert_eq!(Jitter::new(1).below(0), 0);
+    }
+
+    #[test]
+    fn no_wait_overflows() {
+        let patience = Patience { attempts_max: u32::MAX, ..Patience::new(Arc::new(Noted::default()), 1) };
+        for attempt in [1, 63, 64, 65, u32::MAX] {
+            assert!(patience.wait_ms(attempt) <= 3200);
+        }
+    }
+}

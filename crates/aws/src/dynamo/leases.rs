@@ -1,0 +1,159 @@
+//! The lease table in DynamoDB, with the Kinesis Client Library's attributes (`leaseKey` is the partition key), so that
+//! its tools and its operators read it. Attributes that are not ours stay as they are: every write is an update.
+//!
+//! A write whose answer is lost and which is then found done says *lost the race*: a lease may be wrong for a while,
+//! and the next round of [`LeaseTaker`](crate::kinesis::lease::LeaseTaker) puts it right.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use anabranch_stores::ErrorKind;
+use anabranch_stream::ports::{PortError, ShardId};
+
+use super::api::{Condition, DynamoApi, DynamoError, Item, Table, Update, Value};
+use crate::backoff::Patience;
+use crate::kinesis::lease::{Lease, LeaseCheckpoint, LeaseTable};
+
+const KEY: &str = "leaseKey";
+const OWNER: &str = "leaseOwner";
+const COUNTER: &str = "leaseCounter";
+const CHECKPOINT: &str = "checkpoint";
+const SUB: &str = "checkpointSubSequenceNumber";
+const PARENTS: &str = "parentShardId";
+const SWITCHES: &str = "ownerSwitchesSinceCheckpoint";
+const HASH_KEYS: [&str; 2] = ["startingHashKey", "endingHashKey"];
+
+/// A lease table in DynamoDB.
+#[derive(Debug)]
+pub struct DynamoLeases {
+    api: Arc<dyn DynamoApi>,
+    table: Table,
+    patience: Patience,
+}
+
+impl DynamoLeases {
+    /// The leases in the table of this name (partition key `leaseKey`, text).
+    pub fn new(api: Arc<dyn DynamoApi>, table: impl Into<String>, patience: Patience) -> Self {
+        Self { api, table: Table { name: table.into(), key: KEY }, patience }
+    }
+
+    /// Runs a write until it is answered. Whether its condition held.
+    fn held(&self, what: &str, write: &mut dyn FnMut() -> Result<(), DynamoError>) -> Result<bool, PortError> {
+        let mut attempt = 1;
+        loop {
+            match write() {
+                Ok(()) => return Ok(true),
+                Err(DynamoError::ConditionFailed(_)) => return Ok(false),
+                Err(error) if error.is_passing() && self.patience.wait_after(attempt) => attempt += 1,
+                Err(error) => return Err(error.into_port(what)),
+            }
+        }
+    }
+
+    fn update(&self, lease: &Lease, condition: Condition, what: &str) -> Result<bool, PortError> {
+        let update = update_of(lease, condition);
+        self.held(what, &mut || self.api.update(&self.table, update.clone()))
+    }
+}
+
+impl LeaseTable for DynamoLeases {
+    fn leases(&self) -> Result<Vec<Lease>, PortError> {
+        let mut leases = Vec::new();
+        let mut from = None;
+        let mut attempt = 1;
+        loop {
+            match self.api.scan(&self.table, from.clone()) {
+                Ok(page) => {
+                    for item in &page.items {
+                        leases.push(lease_of(item)?);
+                    }
+                    if page.next.is_none() {
+                        return Ok(leases);
+                    }
+                    (from, attempt) = (page.next, 1);
+                }
+                Err(error) if error.is_passing() && self.patience.wait_after(attempt) => attempt += 1,
+                Err(error) => return Err(error.into_port("reading leases")),
+            }
+        }
+    }
+
+    fn create(&self, lease: &Lease) -> Result<bool, PortError> {
+        self.update(lease, Condition::Absent(KEY), "creating a lease")
+    }
+
+    fn replace(&self, lease: &Lease, expected_counter: u64) -> Result<bool, PortError> {
+        self.update(lease, Condition::Equals(COUNTER, Value::number(expected_counter)), "writing a lease")
+    }
+
+    fn remove(&self, key: ShardId, expected_counter: u64) -> Result<bool, PortError> {
+        let condition = Condition::Equals(COUNTER, Value::number(expected_counter));
+        let key = Value::S(key.to_string());
+        self.held("removing a lease", &mut || self.api.delete(&self.table, key.clone(), condition.clone()))
+    }
+}
+
+fn update_of(lease: &Lease, condition: Condition) -> Update {
+    let (checkpoint, sub) = lease.checkpoint.attributes();
+    let mut set = vec![
+        (COUNTER, Value::number(lease.counter)),
+        (CHECKPOINT, Value::S(checkpoint)),
+        (SWITCHES, Value::number(lease.owner_switches)),
+        (HASH_KEYS[0], Value::S(lease.hash_keys.0.to_string())),
+        (HASH_KEYS[1], Value::S(lease.hash_keys.1.to_string())),
+    ];
+    let mut remove = Vec::new();
+    match sub {
+        Some(sub) => set.push((SUB, Value::number(sub))),
+        None => remove.push(SUB),
+    }
+    match &lease.owner {
+        Some(owner) => set.push((OWNER, Value::S(owner.clone()))),
+        None => remove.push(OWNER),
+    }
+    let parents: BTreeSet<String> = lease.parents.iter().map(ShardId::to_string).collect();
+    if parents.is_empty() {
+        remove.push(PARENTS);
+    } else {
+        set.push((PARENTS, Value::Ss(parents)));
+    }
+    Update { key: Value::S(lease.key.to_string()), set, remove, condition }
+}
+
+fn lease_of(item: &Item) -> Result<Lease, PortError> {
+    let name = item.get(KEY).and_then(Value::as_text).unwrap_or("a lease without key");
+    let unsound = |attribute: &str| PortError {
+        kind: ErrorKind::Corrupt,
+        what: format!("{name}: attribute {attribute} is missing or unsound; remove the item, it is made again"),
+        source: None,
+    };
+    let number = |attribute: &'static str| {
+        item.get(attribute)
+            .map_or(Ok(None), |value| value.as_number::<u64>().map(Some).ok_or_else(|| unsound(attribute)))
+    };
+    let hash_key = |attribute: &'static str, absent: u128| {
+        item.get(attribute).map_or(Ok(absent), |value| {
+            value.as_text().and_then(|text| text.parse().ok()).ok_or_else(|| unsound(attribute))
+        })
+    };
+    let checkpoint = item.get(CHECKPOINT).and_then(Value::as_text).ok_or_else(|| unsound(CHECKPOINT))?;
+    let parents = match item.get(PARENTS) {
+        None => Vec::new(),
+        Some(Value::Ss(parents)) => {
+            parents.iter().map(|parent| parent.parse().map_err(|_| unsound(PARENTS))).collect::<Result<_, _>>()?
+        }
+        Some(_) => return Err(unsound(PARENTS)),
+    };
+    Ok(Lease {
+        key: name.parse().map_err(|_| unsound(KEY))?,
+        owner: item.get(OWNER).and_then(Value::as_text).map(str::to_owned),
+        counter: number(COUNTER)?.ok_or_else(|| unsound(COUNTER))?,
+        checkpoint: LeaseCheckpoint::from_attributes(checkpoint, number(SUB)?).map_err(|_| unsound(CHECKPOINT))?,
+        parents,
+        owner_switches: number(SWITCHES)?.unwrap_or(0),
+        hash_keys: (hash_key(HASH_KEYS[0], 0)?, hash_key(HASH_KEYS[1], u128::MAX)?),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+#![allow(clippy::unwrap_used)]
+
+use anabranch_stores::ErrorKind;
+use proptest::prelude::*;
+
+use super::*;
+use crate::kinesis::promises::{self, Make, Put, SHARD, World};
+use crate::testing::Faults;
+
+const MAKE: Make = |world, shard, seed| {
+    let (api, clock) = (Arc::new(world.kinesis.clone()), Arc::clone(&world.clock));
+    Box::new(FanOutReader::new(api, shard, FanOutSettings::default(), clock, world.patience(seed)))
+};
+
+#[test]
+fn every_position_resumes() {
+    promises::every_position_resumes(MAKE);
+}
+
+#[test]
+fn an_earlier_position_is_read_again() {
+    promises::an_earlier_position_is_read_again(MAKE);
+}
+
+#[test]
+fn keys_of_other_shards_stay() {
+    promises::keys_of_other_shards_stay(MAKE);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn everything_comes_once_in_order_on_a_bad_day(puts in promises::puts(), seed in 0_u64..1_000_000) {
+        promises::everything_once_in_order(MAKE, &puts, seed);
+    }
+}
+
+#[test]
+fn a_subscription_of_five_minutes_is_followed_by_the_next_without_a_gap() {
+    let mut world = World::new(1);
+    let mut reader = MAKE(&world, SHARD, 1);
+    let (mut after, mut read) = (Position::START, Vec::new());
+    // Twenty minutes, one record every ten seconds.
+    for _ in 0..120 {
+        world.put(Put::Plain);
+        for _ in 0..10 {
+            let page = world.read(&mut *reader, after, 10, 1000);
+            after = page.records.last().map_or(after, |record| record.position);
+            read.extend(page.records);
+            world.clock.advance_ms(1_000);
+        }
+    }
+    assert_eq!(read, world.expected);
+    let subscriptions = world.kinesis.calls("SubscribeToShard");
+    assert!((4..=6).contains(&subscriptions), "{subscriptions} subscriptions in about twenty minutes");
+}
+
+#[test]
+fn a_quiet_shard_is_subscribed_to_after_its_continuation() {
+    let world = World::new(1);
+    let clock = Arc::clone(&world.clock);
+    let kinesis = crate::testing::SimKinesis::new(2, Arc::clone(&clock), 1);
+    // Everything goes to one shard; the other is read.
+    let busy = kinesis.put("u", b"{}").0;
+    let quiet = ShardId(1 - busy.0);
+    let mut reader =
+        FanOutReader::new(Arc::new(kinesis.clone()), quiet, FanOutSettings::default(), clock, world.patience(1));
+    let mut newest = None;
+    for _ in 0..700 {
+        newest = Some(kinesis.put("u", b"{}").1);
+        assert_eq!(world.read(&mut reader, Position::START, 10, 10).records, []);
+        world.clock.advance_ms(1_000);
+    }
+    let from = kinesis.subscribed_from();
+    assert_eq!(from[0], StartingPosition::TrimHorizon);
+    assert!(from.len() >= 3);
+    for from in &from[1..] {
+        let StartingPosition::After(number) = from else { panic!("{from:?}") };
+        assert!(Some(*number) <= newest && *number > crate::testing::sequence_number(100), "{number}");
+    }
+}
+
+#[test]
+fn of_two_readers_of_one_consumer_neither_loses_records_nor_storms() {
+    let mut world = World::new(1);
+    let mut readers = [MAKE(&world, SHARD, 1), MAKE(&world, SHARD, 2)];
+    let mut seen = [(Position::START, Vec::new()), (Position::START, Vec::new())];
+    let mut refused = 0;
+    for _ in 0..600 {
+        world.put(Put::Aggregate(2));
+        for (reader, (after, records)) in readers.iter_mut().zip(&mut seen) {
+            match reader.read_after(*after, 100, 10_000) {
+                Ok(page) => {
+                    *after = page.records.last().map_or(*after, |record| record.position);
+                    records.extend(page.records);
+                }
+                Err(error) => {
+                    assert_eq!(error.kind, ErrorKind::Retry);
+                    refused += 1;
+                }
+            }
+        }
+        world.clock.advance_ms(100);
+    }
+    assert!(refused > 0);
+    // A minute, and Kinesis lets a subscription be taken over every five seconds.
+    assert!(world.kinesis.calls("SubscribeToShard") < 40, "{}", world.kinesis.calls("SubscribeToShard"));
+    for ((after, mut records), mut reader) in seen.into_iter().zip(readers) {
+        world.clock.advance_ms(10_000);
+        records.extend(world.drain(&mut *reader, after, false));
+        assert_eq!(records, world.expected);
+    }
+}
+
+#[test]
+fn a_reader_that_is_refused_backs_off() {
+    let world = World::new(1);
+    world.kinesis.set_faults(Faults { throttled: 1000, ..Faults::default() });
+    let mut reader = MAKE(&world, SHARD, 1);
+    for _ in 0..60_000 {
+        assert_eq!(reader.read_after(Position::START, 10, 10).unwrap_err().kind, ErrorKind::Retry);
+        world.clock.advance_ms(1);
+    }
+    let calls = world.kinesis.calls("SubscribeToShard");
+    assert!((8..=12).contains(&calls), "{calls} in a minute: one in five seconds, and a little jitter");
+    // Asking often does not put the next attempt off (it once did: each refused read counted as a failure of its own).
+    world.kinesis.set_faults(Faults::default());
+    let recovered = (0..10_000).find(|_| {
+        world.clock.advance_ms(1);
+        reader.read_after(Position::START, 10, 10).is_ok()
+    });
+    assert!(recovered.is_some());
+}
+
+#[test]
+fn an_event_without_continuation_is_followed_after_its_records() {
+    #[derive(Debug)]
+    struct Forgetful(crate::testing::SimKinesis);
+    #[derive(Debug)]
+    struct ForgetfulSubscription(Box<dyn Subscription>);
+    impl Subscription for ForgetfulSubscription {
+        fn next(&mut self, wait: Duration) -> Result<Pushed, ApiError> {
+            Ok(match self.0.next(wait)? {
+                Pushed::Event(event) => Pushed::Event(crate::api::SubscriptionEvent { continuation: None, ..event }),
+                other => other,
+            })
+        }
+    }
+    impl KinesisApi for Forgetful {
+        fn describe(&self) -> Result<crate::api::StreamSummary, ApiError> {
+            self.0.describe()
+        }
+        fn list_shards(&self, next_token: Option<&str>) -> Result<crate::api::ShardPage, ApiError> {
+            self.0.list_shards(next_token)
+        }
+        fn get_shard_iterator(&self, shard: ShardId, from: StartingPosition) -> Result<String, ApiError> {
+            self.0.get_shard_iterator(shard, from)
+        }
+        fn get_records(&self, iterator: &str, limit: u32) -> Result<crate::api::RecordsPage, ApiError> {
+            self.0.get_records(iterator, limit)
+        }
+        fn subscribe_to_shard(
+            &self,
+            shard: ShardId,
+            from: StartingPosition,
+        ) -> Result<Box<dyn Subscription>, ApiError> {
+            Ok(Box::new(ForgetfulSubscription(self.0.subscribe_to_shard(shard, from)?)))
+        }
+        fn put_records(&self, records: &[crate::api::PutRecord]) -> Result<Vec<crate::api::PutResult>, ApiError> {
+            self.0.put_records(records)
+        }
+    }
+    let mut world = World::new(1);
+    world.kinesis.set_faults(Faults { short_pages: 1000, ..Faults::default() });
+    (0..10).for_each(|count| world.put(Put::Aggregate(count % 4)));
+    let api = Arc::new(Forgetful(world.kinesis.clone()));
+    let clock = Arc::clone(&world.clock);
+    let mut reader = FanOutReader::new(api, SHARD, FanOutSettings::default(), clock, world.patience(1));
+    assert_eq!(world.drain(&mut reader, Position::START, false), world.expected);
+}
