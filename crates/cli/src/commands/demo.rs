@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anabranch_batch::dataset::Dataset;
+use anabranch_batch::etl::read_events;
 use anabranch_batch::generate::{ShopSettings, shop};
-use anabranch_batch::input::InputOptions;
+use anabranch_batch::input::{InputOptions, resolve};
 use anabranch_batch::mapping::Mapping;
 use anabranch_events::wire::time::format_time_ms;
 use anabranch_events::{EventSettings, HistoryKey};
@@ -56,9 +57,7 @@ pub(crate) fn run(context: &Context, arguments: &DemoArgs) -> Result<(), Failure
     let (input, mapping) = raw_files(context, arguments)?;
 
     context.ui.step("1  Raw files → clean interactions, catalogue, histories (anabranch etl)");
-    let everything = etl::publish(context, &input, &mapping, &etl::Options::default())?;
-    everything.report.check_files()?;
-    let last_ms = newest_event(context, everything.report.last_day.as_deref())?;
+    let last_ms = newest_event(context, &input, &mapping)?;
     let cut_over_ms = last_ms - i64::from(arguments.replay_days) * DAY_MS;
     let outcome = etl::publish(
         context,
@@ -66,6 +65,7 @@ pub(crate) fn run(context: &Context, arguments: &DemoArgs) -> Result<(), Failure
         &mapping,
         &etl::Options { until_ms: Some(cut_over_ms), ..etl::Options::default() },
     )?;
+    outcome.report.check_files()?;
     context.ui.say(etl::text(&outcome.report).trim_end());
     context.ui.say(format!("  what happened after {} is left to the stream", format_time_ms(cut_over_ms)));
 
@@ -149,16 +149,16 @@ fn raw_files(context: &Context, arguments: &DemoArgs) -> Result<(InputOptions, M
     Ok((context.input_at(&folder.display().to_string()), Mapping::default()))
 }
 
-/// Time of the newest clean interaction.
-fn newest_event(context: &Context, last_day: Option<&str>) -> Result<i64, Failure> {
-    let lake = context.lake()?;
+/// Time of the newest interaction that the ETL would take.
+fn newest_event(context: &Context, input: &InputOptions, mapping: &Mapping) -> Result<i64, Failure> {
+    let files = resolve(input, &mapping.interactions.files, false)?;
+    let as_of_ms = anabranch_stream::Clock::now_ms(&*context.clock);
     let mut newest = None;
-    if let Some(day) = last_day {
-        for interaction in Dataset::current(&*lake)?.interactions(Some(&(day..=day))) {
-            newest = newest.max(Some(interaction?.time_ms));
-        }
-    }
-    newest.ok_or_else(|| Failure::input("the files hold no clean interaction; see the quarantine in the lake"))
+    read_events(&files, &mapping.interactions, &context.types, as_of_ms, &context.scratch(), &mut |event| {
+        newest = newest.max(event.ok().map(|event| event.time_ms));
+        Ok(())
+    })?;
+    newest.ok_or_else(|| Failure::input("the files hold no clean interaction; `anabranch etl` tells why"))
 }
 
 /// Somebody with a small history: enough to have a taste, little enough for a few clicks to show. Always the same one.
