@@ -10,7 +10,8 @@ use anabranch_evaluation::{EvaluateOptions, ModelRanker, MostPopular, Ranker, Te
 use anabranch_models::ials::{IalsSettings, train};
 use anabranch_models::snapshot::SnapshotContents;
 use anabranch_models::{
-    Blend, Interactions, Kernels, NeighboursSettings, Recommender, Snapshot, SnapshotMeta, neighbours, popularity,
+    Blend, Interactions, Kernels, NeighboursSettings, Recommender, Snapshot, SnapshotMeta, TrendSettings, neighbours,
+    popularity,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -111,6 +112,7 @@ fn main() {
                 ials,
                 neighbours: settings,
                 blend,
+                trend: TrendSettings::default(),
                 user_count: USERS as u64,
                 item_count: ITEMS as u64,
                 interaction_count: matrix.len() as u64,
@@ -123,6 +125,7 @@ fn main() {
             item_gramian: &model.item_gramian,
             neighbours: &near,
             popularity: &popularity,
+            trend: &vec![1.0; ITEMS],
             catalogue: None,
         }
         .to_bytes()

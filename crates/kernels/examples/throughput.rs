@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use anabranch_kernels::{
-    Base, BaseMatrix, BlockNorms, BlockedFactors, Isa, Kernels, NormalEquations, Query, Rows, Seed,
+    Base, BaseMatrix, BlockNorms, BlockedFactors, Isa, Items, Kernels, NormalEquations, Query, Rows, Seed,
 };
 use std::hint::black_box;
 use std::time::Instant;
@@ -57,7 +57,9 @@ fn scoring(kernels: Kernels, items: usize, dim: usize, users: usize) {
     let seed = Seed { base: Some(&base), own: &own };
     let queries: Vec<_> = user_rows.chunks_exact(dim).map(|user| Query { user, seed, exclude: &[], k: 20 }).collect();
     let seconds = best_of(5, || {
-        black_box(kernels.score_top_k(factors.view(), &norms, &queries).unwrap());
+        black_box(
+            kernels.score_top_k(Items { factors: factors.view(), norms: &norms, scale: None }, &queries).unwrap(),
+        );
     });
     let lists = users as f64 / seconds;
     println!(

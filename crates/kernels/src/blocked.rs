@@ -32,8 +32,10 @@ pub enum ShapeError {
         /// Values that were given.
         found: usize,
     },
-    /// A value is NaN or infinite, which would leave scores without an order.
-    #[error("row {row} holds a value that is not finite: train again, or repair the source of the factors")]
+    /// A value is NaN or infinite (or, in a scale, not positive), which would leave scores without an order.
+    #[error(
+        "row {row} holds a value that is not finite or out of range: train again, or repair the source of the factors"
+    )]
     NotFinite {
         /// The first such row.
         row: usize,

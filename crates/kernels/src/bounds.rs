@@ -7,7 +7,7 @@
 //! therefore never in the list, and lists keep their bits.
 
 use crate::aligned::AlignedF32;
-use crate::blocked::{BlockedView, LANES};
+use crate::blocked::{BlockedView, LANES, ShapeError};
 
 /// Blocks that are looked at together: one bit each.
 pub(crate) const PANEL_BLOCKS: usize = 32;
@@ -69,6 +69,30 @@ impl BlockNorms {
     /// One norm a block, [`PANEL_BLOCKS`] past the last panel's first.
     pub(crate) fn as_slice(&self) -> &[f32] {
         self.norms.as_slice()
+    }
+}
+
+/// What every score of an item is multiplied by in the end: positive and finite.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scale(Base);
+
+impl Scale {
+    /// One value for each item; refuses what is not positive and finite.
+    pub fn new(values: &[f32]) -> Result<Self, ShapeError> {
+        match values.iter().position(|value| !(*value > 0.0 && value.is_finite())) {
+            Some(row) => Err(ShapeError::NotFinite { row }),
+            None => Ok(Self(Base::new(values))),
+        }
+    }
+
+    /// One value for each item.
+    pub fn values(&self) -> &[f32] {
+        self.0.values()
+    }
+
+    /// The values, a whole number of blocks, and each block's greatest, a whole number of panels.
+    pub(crate) fn padded(&self) -> (&[f32], &[f32]) {
+        (self.0.padded(), self.0.maxima())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Scores of all items for a micro-batch of users, fused with top-k so that the score matrix is never stored.
 //!
-//! A score is `fma(u[d], h[d], …)` over `d` ascending, starting from the user's [`Seed`] for the item. Items pass in
+//! A score is `fma(u[d], h[d], …)` over `d` ascending, starting from the user's [`Seed`] for the item, in the end times
+//! the item's [`Scale`] if there is one. Items pass in
 //! panels of 32 blocks of 16. First each user looks at its bounds ([`crate::bounds`]) and takes on only the blocks in
 //! which a score could reach its list; then each block, once in L1, meets the users that took it on, a register tile at
 //! a time. The running k-th score of each user is compared with a whole block at once, and only lanes that pass reach
@@ -8,7 +9,7 @@
 
 use crate::aligned::AlignedF32;
 use crate::blocked::{BlockedView, LANES};
-use crate::bounds::{Base, BlockNorms, PANEL_BLOCKS, above, user_norm, widening};
+use crate::bounds::{Base, BlockNorms, PANEL_BLOCKS, Scale, above, user_norm, widening};
 use crate::isa::{Kernels, dispatch};
 use crate::lanes::{Lanes, with_tile_width};
 use crate::top_k::{Scored, TopK};
@@ -18,6 +19,17 @@ pub const K_MAX: usize = 1000;
 
 /// Users that meet a panel together: whole tiles of 4, 6 and 12, and their starts for a panel are 192 KiB at most.
 const USERS_PER_BATCH: usize = 96;
+
+/// The items that are scored.
+#[derive(Debug, Clone, Copy)]
+pub struct Items<'a> {
+    /// Their factors.
+    pub factors: BlockedView<'a>,
+    /// The norms of `factors`.
+    pub norms: &'a BlockNorms,
+    /// What their scores are multiplied by, if by anything.
+    pub scale: Option<&'a Scale>,
+}
 
 /// What the scores of one user start from.
 #[derive(Debug, Clone, Copy)]
@@ -76,9 +88,9 @@ pub enum ScoreError {
         /// Values given.
         found: usize,
     },
-    /// The norms are of other items.
-    #[error("the norms are of factors of another shape: compute them anew for each snapshot")]
-    Norms,
+    /// The norms or the scale are of other items.
+    #[error("the norms or the scale are of factors of another shape: compute them anew for each snapshot")]
+    Items,
     /// The seed's own items are repeated, out of order or unknown.
     #[error("query {query}: the seed's own items must ascend, each once and below {items}")]
     SeedItems {
@@ -109,27 +121,23 @@ pub fn dot(start: f32, left: &[f32], right: &[f32]) -> f32 {
 }
 
 impl Kernels {
-    /// The `k` best items of each query, best first (score descending, index ascending). `norms` are those of `items`.
+    /// The `k` best items of each query, best first (score descending, index ascending).
     ///
     /// The answer to a query does not depend on the others in the batch. Scores that overflow to ±∞ keep their
     /// place; a NaN can only come from a NaN in a seed, and such an item is left out.
-    pub fn score_top_k(
-        self,
-        items: BlockedView<'_>,
-        norms: &BlockNorms,
-        queries: &[Query<'_>],
-    ) -> Result<Vec<Vec<Scored>>, ScoreError> {
-        if !norms.fit(items) {
-            return Err(ScoreError::Norms);
+    pub fn score_top_k(self, items: Items<'_>, queries: &[Query<'_>]) -> Result<Vec<Vec<Scored>>, ScoreError> {
+        let is_scaled = items.scale.is_none_or(|scale| scale.values().len() == items.factors.items());
+        if !items.norms.fit(items.factors) || !is_scaled {
+            return Err(ScoreError::Items);
         }
         for (position, query) in queries.iter().enumerate() {
-            check(position, query, &items)?;
+            check(position, query, &items.factors)?;
         }
         let mut lists = Vec::with_capacity(queries.len());
         let mut panel = Panel::new(queries.len().min(USERS_PER_BATCH));
         for batch in queries.chunks(USERS_PER_BATCH) {
-            let mut states: Vec<State<'_>> = batch.iter().map(|query| State::new(query, norms)).collect();
-            batch_top_k(self, items, norms.as_slice(), &mut panel, &mut states);
+            let mut states: Vec<State<'_>> = batch.iter().map(|query| State::new(query, items)).collect();
+            batch_top_k(self, items, &mut panel, &mut states);
             lists.extend(states.into_iter().map(|state| state.best.into_sorted()));
         }
         Ok(lists)
@@ -194,10 +202,10 @@ struct State<'a> {
 }
 
 impl<'a> State<'a> {
-    fn new(query: &Query<'a>, norms: &BlockNorms) -> Self {
+    fn new(query: &Query<'a>, items: Items<'_>) -> Self {
         let best = TopK::new(query.k);
         let (norm, widening) = (user_norm(query.user), widening(query.user.len()));
-        let floor = floor(query, norms.as_slice(), norm, widening);
+        let floor = floor(query, items, norm, widening);
         let Seed { base, own } = query.seed;
         let threshold = best.threshold().max(floor);
         Self { user: query.user, norm, widening, best, threshold, floor, exclude: query.exclude, base, own }
@@ -224,7 +232,8 @@ impl<'a> State<'a> {
     /// Takes on the blocks of a panel in which a score could reach the list. Called for ascending panels.
     ///
     /// # Safety
-    /// As [`Lanes`]; `norms` holds a norm for each of the panel's [`PANEL_BLOCKS`] places.
+    /// As [`Lanes`]; `norms` and `scales` hold a norm and a greatest scale for each of the panel's [`PANEL_BLOCKS`]
+    /// places.
     #[inline(always)]
     unsafe fn enter<L: Lanes>(
         &mut self,
@@ -232,6 +241,7 @@ impl<'a> State<'a> {
         first_block: usize,
         blocks: usize,
         norms: &[f32],
+        scales: Option<&[f32]>,
         panel: &mut Panel,
     ) {
         let mut maxima = [0.0_f32; PANEL_BLOCKS];
@@ -260,12 +270,19 @@ impl<'a> State<'a> {
         }
         let mut taken = 0_u32;
         for half in [0, LANES] {
-            // SAFETY: both arrays hold PANEL_BLOCKS = 2 × 16 values.
+            // SAFETY: all arrays hold PANEL_BLOCKS = 2 × 16 values.
             unsafe {
                 let reach = L::load(norms.as_ptr().add(half));
-                let upper = L::load(maxima.as_ptr().add(half)).fma(L::splat(self.norm), reach);
+                let mut upper = L::load(maxima.as_ptr().add(half)).fma(L::splat(self.norm), reach);
+                if let Some(scales) = scales {
+                    upper = upper.mul(L::load(scales.as_ptr().add(half)));
+                }
                 taken |= upper.ge_mask(L::splat(self.threshold)) << half;
             }
+        }
+        if scales.is_some() && self.threshold <= 0.0 {
+            // The greatest scale bounds what is positive; below zero it would be the least.
+            taken = u32::MAX;
         }
         taken &= u32::MAX >> (PANEL_BLOCKS - blocks);
         let (here, rest) = self.own.split_at(passed as usize);
@@ -292,10 +309,12 @@ impl<'a> State<'a> {
 }
 
 /// A number that at least `k` of the scores will reach, from the seed's own items and the least that each can come to.
-fn floor(query: &Query<'_>, norms: &[f32], norm: f32, widening: f32) -> f32 {
+fn floor(query: &Query<'_>, items: Items<'_>, norm: f32, widening: f32) -> f32 {
     if query.k == 0 {
         return f32::NAN;
     }
+    let norms = items.norms.as_slice();
+    let scales = items.scale.map(Scale::values);
     let mut kept: Vec<f32> = Vec::with_capacity(2 * query.k);
     let mut least = f32::NEG_INFINITY;
     let mut exclude = query.exclude;
@@ -304,11 +323,12 @@ fn floor(query: &Query<'_>, norms: &[f32], norm: f32, widening: f32) -> f32 {
         *least
     };
     for (item, start) in query.seed.own {
+        let scale = scales.map_or(1.0, |scales| scales[*item as usize]);
         // Most end here: a bound from below is not above the start.
-        if *start <= least {
+        if scale * start <= least {
             continue;
         }
-        let lower = -above(-*start, widening) - norm * norms[*item as usize / LANES];
+        let lower = scale * (-above(-*start, widening) - norm * norms[*item as usize / LANES]);
         // A NaN is not greater either.
         if lower > least {
             while let [excluded, rest @ ..] = exclude
@@ -365,32 +385,31 @@ fn tile_widths(users: usize, tile: usize) -> impl Iterator<Item = (usize, usize)
 }
 
 dispatch! {
-    fn batch_top_k(items: BlockedView<'_>, norms: &[f32], panel: &mut Panel, states: &mut [State<'_>]) = batch_top_k_body
+    fn batch_top_k(items: Items<'_>, panel: &mut Panel, states: &mut [State<'_>]) = batch_top_k_body
 }
 
 /// # Safety
-/// As [`Lanes`]. Shapes were checked by [`check`]; `norms` are a whole number of panels.
+/// As [`Lanes`]. Shapes were checked by [`check`]; norms and greatest scales are a whole number of panels.
 #[inline(always)]
-unsafe fn batch_top_k_body<L: Lanes>(
-    items: BlockedView<'_>,
-    norms: &[f32],
-    panel: &mut Panel,
-    states: &mut [State<'_>],
-) {
-    let block_values = LANES * items.dim();
-    let panels = items.values().chunks(PANEL_BLOCKS * block_values).zip(norms.chunks_exact(PANEL_BLOCKS));
-    for (number, (values, norms)) in panels.enumerate() {
+unsafe fn batch_top_k_body<L: Lanes>(items: Items<'_>, panel: &mut Panel, states: &mut [State<'_>]) {
+    let factors = items.factors;
+    let block_values = LANES * factors.dim();
+    let scale = items.scale.map(Scale::padded);
+    for (number, values) in factors.values().chunks(PANEL_BLOCKS * block_values).enumerate() {
         let first_block = number * PANEL_BLOCKS;
+        let norms = &items.norms.as_slice()[first_block..][..PANEL_BLOCKS];
+        let scales = scale.map(|(_, greatest)| &greatest[first_block..][..PANEL_BLOCKS]);
         let blocks = values.len() / block_values;
         panel.counts.fill(0);
         for (user, state) in states.iter_mut().enumerate() {
-            // SAFETY: the caller's promise, and `norms` is one panel's.
-            unsafe { state.enter::<L>(user, first_block, blocks, norms, panel) };
+            // SAFETY: the caller's promise, and `norms` and `scales` are one panel's.
+            unsafe { state.enter::<L>(user, first_block, blocks, norms, scales, panel) };
         }
         for (place, block) in values.chunks_exact(block_values).enumerate() {
             let first = (first_block + place) * LANES;
-            let valid = (1_u32 << (items.items() - first).min(LANES)) - 1;
-            let tile = Tile { block, first, valid };
+            let valid = (1_u32 << (factors.items() - first).min(LANES)) - 1;
+            let scale = scale.map(|(values, _)| &values[first..][..LANES]);
+            let tile = Tile { block, scale, first, valid };
             let count = panel.counts[place];
             if count == 0 {
                 continue;
@@ -411,6 +430,8 @@ unsafe fn batch_top_k_body<L: Lanes>(
 /// A block of 16 items that meets a register tile of users.
 struct Tile<'a> {
     block: &'a [f32],
+    /// 16 values, if scores are scaled.
+    scale: Option<&'a [f32]>,
     /// Index of the block's first item.
     first: usize,
     /// Bit `l` is set where lane `l` is an item.
@@ -437,6 +458,12 @@ unsafe fn tile_top_k<L: Lanes, const U: usize>(
             let lanes = L::load(lanes.as_ptr());
             for (u, sum) in sums.iter_mut().enumerate() {
                 *sum = sum.fma(L::splat(*factors[u].add(d)), lanes);
+            }
+        }
+        if let Some(scale) = tile.scale {
+            let scale = L::load(scale.as_ptr());
+            for sum in &mut sums {
+                *sum = sum.mul(scale);
             }
         }
         for (u, sum) in sums.iter().enumerate() {

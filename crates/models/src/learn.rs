@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::ials::{self, IalsModel, IalsSettings, TrainError};
 use crate::neighbours::{NeighboursError, NeighboursSettings, neighbours};
 use crate::snapshot::{Catalogue, SnapshotContents, SnapshotMeta, WriteError};
+use crate::trend::{Demand, TrendError, TrendSettings};
 use crate::{Blend, BlendError, Interactions, popularity};
 
 /// The `[model]` settings.
@@ -25,6 +26,8 @@ pub struct LearnSettings {
     pub neighbours: NeighboursSettings,
     /// How the parts of a score are weighed.
     pub blend: Blend,
+    /// How demand of late weighs.
+    pub trend: TrendSettings,
 }
 
 /// Why nothing was learned.
@@ -43,6 +46,9 @@ pub enum LearnError {
     /// A blend weight is out of range.
     #[error(transparent)]
     Blend(#[from] BlendError),
+    /// A trend setting is out of range.
+    #[error(transparent)]
+    Trend(#[from] TrendError),
     /// Factors.
     #[error(transparent)]
     Train(#[from] TrainError),
@@ -105,6 +111,15 @@ impl ItemIndex {
         row.sort_unstable_by_key(|(item, _)| *item);
         row
     }
+
+    /// Counts the interactions of a history whose type has a weight.
+    pub fn count_demand(&self, history: &History, types: &EventTypes, demand: &mut Demand) {
+        for entry in history.entries().filter(|entry| types.get(entry.kind).weight > 0.0) {
+            if let Some(item) = self.of(entry.item) {
+                demand.add(item, entry.time_ms);
+            }
+        }
+    }
 }
 
 /// What was learned.
@@ -124,6 +139,8 @@ pub struct Provenance<'a> {
     /// Newest event time that training could see, milliseconds since 1970. Also the snapshot's creation time, so that
     /// training twice gives the same bytes.
     pub as_of_ms: i64,
+    /// Demand for the items of the index; without it nothing trends.
+    pub demand: Option<&'a Demand>,
     /// Title and category of each item of the index, empty where unknown.
     pub titles: &'a [(&'a str, &'a str)],
     /// Evaluation figures.
@@ -149,6 +166,7 @@ pub fn learn(
         ials: settings.ials,
         neighbours: settings.neighbours,
         blend: settings.blend,
+        trend: settings.trend,
         user_count: rows.users() as u64,
         item_count: index.len() as u64,
         interaction_count: rows.len() as u64,
@@ -165,6 +183,7 @@ pub fn learn(
         item_gramian: &model.item_gramian,
         neighbours: &neighbours,
         popularity: &popularity(rows),
+        trend: &provenance.demand.map_or_else(|| vec![1.0; index.len()], Demand::trend),
         catalogue: (!titles.is_empty()).then_some(Catalogue { titles: &titles, categories: &categories }),
     };
     let snapshot = contents.to_bytes()?;

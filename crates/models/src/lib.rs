@@ -17,6 +17,7 @@ mod popularity;
 mod portable;
 mod recommender;
 pub mod snapshot;
+mod trend;
 
 #[cfg(test)]
 mod testing;
@@ -28,3 +29,4 @@ pub use neighbours::{Neighbours, NeighboursError, NeighboursSettings, neighbours
 pub use popularity::{popularity, popularity_order};
 pub use recommender::{Blend, BlendError, Explanation, Part, PartKind, Query, RecommendError, Recommender, Scratch};
 pub use snapshot::{Snapshot, SnapshotMeta};
+pub use trend::{Demand, TrendError, TrendSettings};

@@ -64,7 +64,8 @@ pub fn model() -> Arc<Model> {
         ials: IalsSettings { dim: 8, iterations: 4, ..IalsSettings::default() },
         ..LearnSettings::default()
     };
-    let provenance = Provenance { events: &events(), as_of_ms: NOW_MS, titles: &[], metrics: BTreeMap::new() };
+    let provenance =
+        Provenance { events: &events(), as_of_ms: NOW_MS, demand: None, titles: &[], metrics: BTreeMap::new() };
     let learned = learn(Kernels::best(), &rows, &index, &settings, &provenance, |_| {}).unwrap();
     let snapshot = Arc::new(Snapshot::from_bytes(&learned.snapshot).unwrap());
     Arc::new(Model::new(snapshot, "0123456789abcdef", Kernels::best()).unwrap())

@@ -10,8 +10,8 @@ use anabranch_evaluation::{
 use anabranch_events::history::Entry;
 use anabranch_events::settings::QUOTA_MAX;
 use anabranch_events::{EventSettings, EventTypes, History, HistoryKey, ItemKey};
-use anabranch_models::learn::{ItemIndex, LearnSettings, Provenance, learn};
-use anabranch_models::{Interactions, Kernels, Recommender, Snapshot, popularity};
+use anabranch_models::learn::{ItemIndex, LearnError, LearnSettings, Provenance, learn};
+use anabranch_models::{Demand, Interactions, Kernels, Recommender, Snapshot, popularity};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -122,12 +122,7 @@ pub fn metrics(table: &[BacktestRow]) -> std::collections::BTreeMap<String, f64>
 }
 
 fn split(request: &BacktestRequest<'_>, types: &EventTypes) -> Result<Split, TrainError> {
-    let days = request.dataset.days();
-    let Some(last_day) = days.last() else { return Err(TrainError::Empty { problem: "no day has interactions" }) };
-    let end_ms = anabranch_events::wire::time::parse_time_ms(last_day)
-        .ok_or(TrainError::Empty { problem: "the last day's name is no date" })?
-        + DAY_MS;
-    let split_ms = end_ms - i64::from(request.training.test_days) * DAY_MS;
+    let split_ms = super::rows::end_ms(request.dataset)? - i64::from(request.training.test_days) * DAY_MS;
     let clean = request.dataset.report().interactions.clean;
     let one_user_in = clean.div_ceil(request.training.evaluation_interactions_max.max(1)).max(1);
     let bots: std::collections::HashSet<String> =
@@ -185,15 +180,23 @@ fn one_quota(
     let mut rows = Vec::with_capacity(split.owners.len());
     let mut seen = Vec::with_capacity(split.owners.len());
     let mut test = Vec::with_capacity(split.owners.len());
+    let mut demand = Demand::new(index.len(), split.at_ms, request.model.trend).map_err(LearnError::from)?;
     for (before, after) in &split.owners {
-        rows.push(index.row(&History::from_entries(before.clone(), types), types));
+        let history = History::from_entries(before.clone(), types);
+        index.count_demand(&history, types, &mut demand);
+        rows.push(index.row(&history, types));
         seen.push(known(before.iter().map(|entry| entry.item), &index).0);
         let (items, unknown_count) = known(after.iter().copied(), &index);
         test.push(TestItems { items, unknown_count });
     }
     let matrix = Interactions::from_rows(index.len(), rows)?;
-    let provenance =
-        Provenance { events, as_of_ms: split.at_ms, titles: &[], metrics: std::collections::BTreeMap::new() };
+    let provenance = Provenance {
+        events,
+        as_of_ms: split.at_ms,
+        demand: Some(&demand),
+        titles: &[],
+        metrics: std::collections::BTreeMap::new(),
+    };
     let learned = learn(request.kernels, &matrix, &index, request.model, &provenance, |progress| {
         (request.progress)(TrainProgress {
             phase: "evaluate",

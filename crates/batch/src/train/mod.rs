@@ -204,7 +204,7 @@ pub fn train(request: &TrainRequest<'_>) -> Result<TrainOutcome, TrainError> {
     let dataset = Dataset::current(request.lake)?;
 
     (request.progress)(TrainProgress { phase: "rows", done: 0, total: 0 });
-    let training = rows::from_histories(&dataset, &types)?;
+    let training = rows::from_histories(&dataset, &types, request.model.trend)?;
     timings.end("rows");
 
     let backtest = if request.evaluate {
@@ -229,6 +229,7 @@ pub fn train(request: &TrainRequest<'_>) -> Result<TrainOutcome, TrainError> {
     let provenance = Provenance {
         events: request.events,
         as_of_ms: training.newest_ms,
+        demand: Some(&training.demand),
         titles: &title_refs,
         metrics: backtest::metrics(&backtest),
     };

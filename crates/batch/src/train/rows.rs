@@ -6,9 +6,10 @@
 
 use std::collections::{HashMap, HashSet};
 
+use anabranch_events::wire::time::parse_time_ms;
 use anabranch_events::{EventTypes, History, HistoryKey, codec};
-use anabranch_models::Interactions;
-use anabranch_models::learn::ItemIndex;
+use anabranch_models::learn::{ItemIndex, LearnError};
+use anabranch_models::{Demand, Interactions, TrendSettings};
 
 use super::TrainError;
 use crate::dataset::Dataset;
@@ -20,6 +21,8 @@ pub struct TrainingRows {
     pub matrix: Interactions,
     /// The items.
     pub index: ItemIndex,
+    /// What the users wanted of late and for longer.
+    pub demand: Demand,
     /// Whose row is whose, in the order of the rows.
     pub keys: Vec<HistoryKey>,
     /// Newest entry of any history, milliseconds since 1970.
@@ -27,9 +30,14 @@ pub struct TrainingRows {
 }
 
 /// Reads the dataset's histories into rows.
-pub fn from_histories(dataset: &Dataset<'_>, types: &EventTypes) -> Result<TrainingRows, TrainError> {
+pub fn from_histories(
+    dataset: &Dataset<'_>,
+    types: &EventTypes,
+    trend: TrendSettings,
+) -> Result<TrainingRows, TrainError> {
     let bots: HashSet<String> = dataset.users()?.into_iter().filter(|user| user.is_bot).map(|user| user.id).collect();
     let index = ItemIndex::new(item_ids(dataset)?)?;
+    let mut demand = Demand::new(index.len(), end_ms(dataset)?, trend).map_err(LearnError::from)?;
     let sessions = owned_sessions(dataset, types)?;
     let mut keys = Vec::new();
     let mut rows = Vec::new();
@@ -52,6 +60,7 @@ pub fn from_histories(dataset: &Dataset<'_>, types: &EventTypes) -> Result<Train
             HistoryKey::Session(_) => {}
         }
         newest_ms = newest_ms.max(history.newest_ms().unwrap_or(i64::MIN));
+        index.count_demand(&history, types, &mut demand);
         let row = index.row(&history, types);
         if !row.is_empty() {
             keys.push(key);
@@ -60,7 +69,7 @@ pub fn from_histories(dataset: &Dataset<'_>, types: &EventTypes) -> Result<Train
     }
     let settings = &dataset.report().settings;
     k_core(&mut keys, &mut rows, index.len(), settings.k_core_users as usize, settings.k_core_items as usize);
-    compact(keys, rows, &index, newest_ms)
+    compact(keys, rows, &index, demand, newest_ms)
 }
 
 /// Histories by (user, session).
@@ -82,6 +91,14 @@ fn owned_sessions(dataset: &Dataset<'_>, types: &EventTypes) -> Result<OwnedSess
 
 fn decode(key: &HistoryKey, bytes: &[u8], types: &EventTypes) -> Result<History, TrainError> {
     codec::decode(bytes, types).map_err(|source| TrainError::History { key: key.to_string(), source })
+}
+
+/// The end of the last day that has interactions, milliseconds since 1970.
+pub(super) fn end_ms(dataset: &Dataset<'_>) -> Result<i64, TrainError> {
+    let days = dataset.days();
+    let Some(last) = days.last() else { return Err(TrainError::Empty { problem: "no day has interactions" }) };
+    let start_ms = parse_time_ms(last).ok_or(TrainError::Empty { problem: "the last day's name is no date" })?;
+    Ok(start_ms + 86_400_000)
 }
 
 /// Every item that occurs in a clean interaction.
@@ -138,6 +155,7 @@ fn compact(
     keys: Vec<HistoryKey>,
     mut rows: Vec<Vec<(u32, f32)>>,
     index: &ItemIndex,
+    mut demand: Demand,
     newest_ms: i64,
 ) -> Result<TrainingRows, TrainError> {
     let mut is_used = vec![false; index.len()];
@@ -159,9 +177,10 @@ fn compact(
     for (item, _) in rows.iter_mut().flatten() {
         *item = renumbered[*item as usize];
     }
+    demand.retain(&is_used);
     let index = ItemIndex::new(ids)?;
     let matrix = Interactions::from_rows(index.len(), rows)?;
-    Ok(TrainingRows { matrix, index, keys, newest_ms })
+    Ok(TrainingRows { matrix, index, demand, keys, newest_ms })
 }
 
 #[cfg(test)]

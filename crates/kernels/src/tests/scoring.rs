@@ -1,12 +1,17 @@
 use super::{Values, bits, gamma, others, scalar};
 use crate::{
-    Base, BlockNorms, BlockedFactors, BlockedView, K_MAX, LANES, Query, ScoreError, Scored, Seed, ShapeError, TopK, dot,
+    Base, BlockNorms, BlockedFactors, BlockedView, Items, K_MAX, LANES, Query, Scale, ScoreError, Scored, Seed,
+    ShapeError, TopK, dot,
 };
 use proptest::prelude::*;
 
 fn plain(user: &[f32], rows: &[f32], seeds: Option<&[f32]>) -> Vec<f32> {
     let start = |item: usize| seeds.map_or(0.0, |seeds| seeds[item]);
     rows.chunks_exact(user.len()).enumerate().map(|(item, row)| dot(start(item), user, row)).collect()
+}
+
+fn plainly<'a>(factors: BlockedView<'a>, norms: &'a BlockNorms) -> Items<'a> {
+    Items { factors, norms, scale: None }
 }
 
 fn sorted_list(scores: &[f32], exclude: &[u32], k: usize) -> Vec<Scored> {
@@ -45,7 +50,7 @@ fn every_length_and_start_gives_the_bits_of_the_plain_chain() {
                         let base = start.map(|start| Base::new(&start[..items]));
                         let seed = Seed { base: base.as_ref(), own: &[] };
                         let query = Query { user: &user, seed, exclude: &[], k: 7 };
-                        let lists = kernels.score_top_k(view, &BlockNorms::of(view), &[query]).unwrap();
+                        let lists = kernels.score_top_k(plainly(view, &BlockNorms::of(view)), &[query]).unwrap();
                         assert_eq!(lists[0], sorted_list(&expected, &[], 7), "{kernels:?} {items} × {dim}");
                     }
                 }
@@ -72,7 +77,9 @@ fn a_batch_of_any_size_gives_each_query_its_own_answer() {
         for size in (1..=2 * LANES + 1).chain([75]) {
             let mut lists = Vec::new();
             for batch in queries.chunks(size) {
-                lists.extend(kernels.score_top_k(factors.view(), &BlockNorms::of(factors.view()), batch).unwrap());
+                lists.extend(
+                    kernels.score_top_k(plainly(factors.view(), &BlockNorms::of(factors.view())), batch).unwrap(),
+                );
             }
             assert!(lists == expected, "{kernels:?}, batches of {size}");
         }
@@ -104,7 +111,8 @@ fn own_seeds_take_the_place_of_the_shared_ones() {
             .collect();
         for kernels in others().into_iter().chain([scalar()]) {
             assert!(
-                kernels.score_top_k(factors.view(), &BlockNorms::of(factors.view()), &queries).unwrap() == expected,
+                kernels.score_top_k(plainly(factors.view(), &BlockNorms::of(factors.view())), &queries).unwrap()
+                    == expected,
                 "{kernels:?}"
             );
         }
@@ -124,6 +132,7 @@ proptest! {
         scales in proptest::array::uniform3(proptest::sample::select(vec![0.0_f32, 1e-30, 0.01, 1.0, 100.0, 1e30])),
         density in 1_usize..60,
         is_based in any::<bool>(),
+        is_scaled in any::<bool>(),
     ) {
         let mut values = Values::new(seed);
         let mut few = |scale: f32| (values.next() * 3.0).round() * scale;
@@ -140,15 +149,20 @@ proptest! {
             .collect();
         let factors = BlockedFactors::from_rows(&rows, items, dim).unwrap();
         let norms = BlockNorms::of(factors.view());
+        let scales: Vec<f32> = (0..items).map(|_| if is_scaled { 0.5 + values.next().abs() } else { 1.0 }).collect();
+        let scale = Scale::new(&scales).unwrap();
+        let scored = Items { scale: is_scaled.then_some(&scale), ..plainly(factors.view(), &norms) };
         let expected: Vec<Vec<Scored>> = (0..7)
             .map(|u| {
                 let mut starts = base.map_or_else(|| vec![0.0; items], |base| base.values().to_vec());
                 own[u].iter().for_each(|(item, start)| starts[*item as usize] = *start);
-                sorted_list(&plain(&users[u], &rows, Some(&starts)), &exclude, k)
+                let mut scores = plain(&users[u], &rows, Some(&starts));
+                scores.iter_mut().zip(&scales).for_each(|(score, scale)| *score *= scale);
+                sorted_list(&scores, &exclude, k)
             })
             .collect();
         for kernels in others().into_iter().chain([scalar()]) {
-            prop_assert!(kernels.score_top_k(factors.view(), &norms, &queries).unwrap() == expected, "{:?}", kernels);
+            prop_assert!(kernels.score_top_k(scored, &queries).unwrap() == expected, "{:?}", kernels);
         }
     }
 }
@@ -172,10 +186,11 @@ fn ties_go_to_the_lower_index_and_zero_has_one_sign() {
     let factors = BlockedFactors::from_rows(&rows, 6, 1).unwrap();
     let query = Query { user: &[1.0], seed: Seed::ZERO, exclude: &[], k: 5 };
     for kernels in others().into_iter().chain([scalar()]) {
-        let list = &kernels.score_top_k(factors.view(), &BlockNorms::of(factors.view()), &[query]).unwrap()[0];
+        let list = &kernels.score_top_k(plainly(factors.view(), &BlockNorms::of(factors.view())), &[query]).unwrap()[0];
         assert_eq!(list.iter().map(Scored::item).collect::<Vec<_>>(), [2, 3, 0, 1, 4]);
         let negative = Query { user: &[-1.0], ..query };
-        let list = &kernels.score_top_k(factors.view(), &BlockNorms::of(factors.view()), &[negative]).unwrap()[0];
+        let list =
+            &kernels.score_top_k(plainly(factors.view(), &BlockNorms::of(factors.view())), &[negative]).unwrap()[0];
         assert_eq!(list.iter().map(Scored::item).collect::<Vec<_>>(), [5, 0, 1, 4, 2]);
     }
 }
@@ -189,12 +204,12 @@ fn scores_that_overflow_keep_their_order_and_a_nan_seed_never_enters() {
     let base = Base::new(&seed);
     for kernels in others().into_iter().chain([scalar()]) {
         let query = Query { user: &[2.0], seed: Seed { base: Some(&base), own: &[] }, exclude: &[], k: 20 };
-        let list = &kernels.score_top_k(factors.view(), &BlockNorms::of(factors.view()), &[query]).unwrap()[0];
+        let list = &kernels.score_top_k(plainly(factors.view(), &BlockNorms::of(factors.view())), &[query]).unwrap()[0];
         let order: Vec<u32> = list.iter().map(Scored::item).collect();
         assert_eq!(order, [0, 6, 9, 12, 15, 18, 1, 2, 4, 5, 7, 8, 10, 11, 13, 14, 16, 17, 19]);
         assert!(list[0].score().is_infinite());
         let short = &kernels
-            .score_top_k(factors.view(), &BlockNorms::of(factors.view()), &[Query { k: 2, ..query }])
+            .score_top_k(plainly(factors.view(), &BlockNorms::of(factors.view())), &[Query { k: 2, ..query }])
             .unwrap()[0];
         assert_eq!(short.iter().map(Scored::item).collect::<Vec<_>>(), [0, 6]);
     }
@@ -204,15 +219,21 @@ fn scores_that_overflow_keep_their_order_and_a_nan_seed_never_enters() {
 fn what_cannot_be_scored_is_refused_with_its_place() {
     let factors = BlockedFactors::from_rows(&[1.0; 6], 3, 2).unwrap();
     let good = Query { user: &[1.0, 2.0], seed: Seed::ZERO, exclude: &[], k: 1 };
-    let ask =
-        |query| scalar().score_top_k(factors.view(), &BlockNorms::of(factors.view()), &[good, query]).unwrap_err();
+    let ask = |query| {
+        scalar().score_top_k(plainly(factors.view(), &BlockNorms::of(factors.view())), &[good, query]).unwrap_err()
+    };
     assert_eq!(ask(Query { user: &[1.0], ..good }), ScoreError::Dimensions { query: 1, expected: 2, found: 1 });
     assert_eq!(ask(Query { user: &[1.0, f32::NAN], ..good }), ScoreError::NotFinite { query: 1 });
     let long = Base::new(&[0.0; 4]);
     let seeded = |base, own| ask(Query { seed: Seed { base, own }, ..good });
     assert_eq!(seeded(Some(&long), &[]), ScoreError::Base { query: 1, expected: 3, found: 4 });
     let others = BlockNorms::of(BlockedFactors::from_rows(&[1.0; 6], 2, 3).unwrap().view());
-    assert_eq!(scalar().score_top_k(factors.view(), &others, &[good]), Err(ScoreError::Norms));
+    assert_eq!(scalar().score_top_k(plainly(factors.view(), &others), &[good]), Err(ScoreError::Items));
+    let norms = BlockNorms::of(factors.view());
+    let scale = Scale::new(&[1.0; 4]).unwrap();
+    let scaled = Items { scale: Some(&scale), ..plainly(factors.view(), &norms) };
+    assert_eq!(scalar().score_top_k(scaled, &[good]), Err(ScoreError::Items));
+    assert_eq!(Scale::new(&[1.0, 0.0]), Err(ShapeError::NotFinite { row: 1 }));
     for own in [&[(1, 0.0), (1, 0.0)][..], &[(2, 0.0), (1, 0.0)], &[(3, 0.0)]] {
         assert_eq!(seeded(None, own), ScoreError::SeedItems { query: 1, items: 3 });
     }

@@ -63,7 +63,7 @@ impl Default for IalsSettings {
             iterations: 8,
             regularisation: 0.0015,
             frequency_exponent: 1.0,
-            unobserved_weight: 0.5,
+            unobserved_weight: 1.0,
             initial_deviation: 0.1,
             seed: 1,
         }

@@ -40,6 +40,8 @@ pub struct Explanation {
     pub item: u32,
     /// The score, with the bits that a list would show.
     pub score: f32,
+    /// The item's trend, which multiplied every part.
+    pub trend: f32,
     /// Its parts: popularity, then row by row. They sum to the score up to the rounding of an `f64` sum.
     pub parts: Vec<Part>,
     /// What the parts differed from the score before the greatest took it: the rounding of two ways to one number.
@@ -60,7 +62,8 @@ impl Recommender {
         let (mut user, mut target) = (vec![0.0; dim], vec![0.0; dim]);
         factors.copy_row(item as usize, &mut target);
         self.scaled_factors(scratch, row, &mut user)?;
-        let score = dot(seed, &user, &target) + 0.0; // as a list's score, never −0.0
+        let trend = self.snapshot.trend()[item as usize];
+        let score = trend * dot(seed, &user, &target) + 0.0; // as a list's score, never −0.0
         let weight = self.blend().factors;
         if !row.is_empty() && weight > 0.0 {
             let rows = Rows::Blocked(factors);
@@ -77,12 +80,15 @@ impl Recommender {
                 parts.push(Part { kind: PartKind::Factors, history_item: Some(*entry), contribution });
             }
         }
+        for part in &mut parts {
+            part.contribution *= f64::from(trend);
+        }
         let sum: f64 = parts.iter().map(|part| part.contribution).sum();
         let rounding = f64::from(score) - sum;
         if let Some(greatest) = parts.iter_mut().max_by(|a, b| a.contribution.abs().total_cmp(&b.contribution.abs())) {
             greatest.contribution += rounding;
         }
-        Ok(Explanation { item, score, parts, rounding })
+        Ok(Explanation { item, score, trend, parts, rounding })
     }
 
     /// Popularity, history and neighbour parts with the operations of a list's seed, and that seed.

@@ -3,12 +3,12 @@
 //! The score of item `i` for a row `{(j, c_j)}` is
 //!
 //! ```text
-//!   p · pop_i / max pop  +  r · [i ∈ row] c_i / max_j c_j  +  n · Σ_j c_j sim(j → i) / Σ_j c_j  +  f · ⟨w, h_i⟩
+//!   T_i · (p · pop_i / max pop  +  r · [i ∈ row] c_i / max_j c_j  +  n · Σ_j c_j sim(j → i) / Σ_j c_j  +  f · ⟨w, h_i⟩)
 //! ```
 //!
-//! with `w` the row's fold-in and (p, r, n, f) the snapshot's [`Blend`]. The first three start the score's chain of
-//! multiply-adds, added in that order and in row order; the last continues it over the dimensions. An empty row gets
-//! `pop_i / max pop` alone. A list depends on neither the other queries of its batch, the number of threads nor the
+//! with `w` the row's fold-in, (p, r, n, f) the snapshot's [`Blend`] and `T` its [trend](crate::trend). The first three
+//! start the score's chain of multiply-adds, added in that order and in row order; the last continues it over the
+//! dimensions; `T` multiplies the result. An empty row gets `T_i · pop_i / max pop` alone. A list depends on neither the other queries of its batch, the number of threads nor the
 //! instruction set.
 
 mod blend;
@@ -24,7 +24,7 @@ pub use explain::{Explanation, Part, PartKind};
 use crate::ials::FoldInError;
 use crate::interactions::{RowFault, check_row};
 use crate::snapshot::Snapshot;
-use anabranch_kernels::{self as kernels, Base, BlockNorms, K_MAX, Kernels, NormalEquations, Rows, Scored};
+use anabranch_kernels::{self as kernels, Base, BlockNorms, K_MAX, Kernels, NormalEquations, Rows, Scale, Scored};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::Arc;
@@ -105,6 +105,8 @@ pub struct Recommender {
     snapshot: Arc<Snapshot>,
     kernels: Kernels,
     norms: BlockNorms,
+    /// The snapshot's trend, unless nothing trends.
+    scale: Option<Scale>,
     /// Popularity over its greatest value, zero where nothing is popular.
     popular: Base,
     /// The same times the blend's weight: what every score starts from.
@@ -125,6 +127,10 @@ impl Recommender {
         let weight = snapshot.meta().blend.popularity;
         let base: Vec<f32> = popular.iter().map(|popular| weight * popular).collect();
         let norms = BlockNorms::of(snapshot.item_factors());
+        let is_trending = snapshot.trend().iter().any(|trend| trend.to_bits() != 1.0_f32.to_bits());
+        let scale = is_trending.then(|| {
+            Scale::new(snapshot.trend()).expect("the snapshot's trend was verified to be positive and finite")
+        });
         let (items, dim) = (snapshot.item_count(), snapshot.dim());
         let rows = (items * dim * size_of::<f32>() <= ROWS_BYTES_MAX).then(|| {
             let mut rows = vec![0.0; items * dim];
@@ -133,7 +139,7 @@ impl Recommender {
             }
             rows
         });
-        Self { snapshot, kernels, norms, popular: Base::new(&popular), base: Base::new(&base), rows }
+        Self { snapshot, kernels, norms, scale, popular: Base::new(&popular), base: Base::new(&base), rows }
     }
 
     /// The snapshot that answers.
@@ -211,9 +217,11 @@ impl Recommender {
                 Some(kernels::Query { user, seed, exclude: query.exclude, k: query.k })
             })
             .collect();
+        let factors = self.snapshot.item_factors();
+        let items = kernels::Items { factors, norms: &self.norms, scale: self.scale.as_ref() };
         let lists = self
             .kernels
-            .score_top_k(self.snapshot.item_factors(), &self.norms, &questions)
+            .score_top_k(items, &questions)
             .expect("shapes, factors, exclusions and lengths were checked for each query");
         drop(questions);
         let mut lists = lists.into_iter();

@@ -24,8 +24,9 @@ fn plain_score(recommender: &Recommender, row: &[(u32, f32)], item: u32) -> f64 
     let blend = &snapshot.meta().blend;
     let most = snapshot.popularity().iter().copied().fold(0.0, f32::max);
     let popular = f64::from(snapshot.popularity()[item as usize]) / f64::from(most);
+    let trend = f64::from(snapshot.trend()[item as usize]);
     if row.is_empty() {
-        return popular;
+        return trend * popular;
     }
     let user = recommender.user_factors(&mut recommender.scratch(), row).unwrap();
     let mut target = vec![0.0; user.len()];
@@ -42,10 +43,11 @@ fn plain_score(recommender: &Recommender, row: &[(u32, f32)], item: u32) -> f64 
             found.map_or(0.0, |position| f64::from(*weight) * f64::from(scores[position]) / sum)
         })
         .sum();
-    f64::from(blend.popularity) * popular
-        + f64::from(blend.history) * history
-        + f64::from(blend.neighbours) * neighbours
-        + f64::from(blend.factors) * dot
+    trend
+        * (f64::from(blend.popularity) * popular
+            + f64::from(blend.history) * history
+            + f64::from(blend.neighbours) * neighbours
+            + f64::from(blend.factors) * dot)
 }
 
 #[test]
@@ -97,12 +99,16 @@ fn a_list_depends_on_neither_batch_threads_nor_instruction_set() {
 }
 
 #[test]
-fn an_empty_row_gets_the_most_popular_items() {
+fn an_empty_row_gets_what_is_popular_of_late() {
     let recommender = recommender(BLEND, Kernels::best());
     let list = recommender.recommend(&mut recommender.scratch(), &[Query { row: &[], exclude: &[], k: 5 }]);
-    let order = crate::popularity_order(recommender.snapshot().popularity());
-    assert_eq!(list[0].as_ref().unwrap().iter().map(Scored::item).collect::<Vec<_>>(), order[..5]);
-    assert_eq!(list[0].as_ref().unwrap()[0].score().to_bits(), 1.0_f32.to_bits());
+    let snapshot = recommender.snapshot();
+    let most = snapshot.popularity().iter().copied().fold(0.0, f32::max);
+    let scores: Vec<f32> = snapshot.popularity().iter().zip(snapshot.trend()).map(|(p, t)| t * (p / most)).collect();
+    let found: Vec<(u32, u32)> = list[0].as_ref().unwrap().iter().map(|s| (s.item(), s.score().to_bits())).collect();
+    let order = crate::popularity_order(&scores);
+    let expected: Vec<(u32, u32)> = order[..5].iter().map(|item| (*item, scores[*item as usize].to_bits())).collect();
+    assert_eq!(found, expected);
 }
 
 #[test]

@@ -3,8 +3,8 @@
 /// The first eight bytes.
 pub const MAGIC: [u8; 8] = *b"ANBRSNAP";
 
-/// The version that this code writes, and the greatest that it reads.
-pub const FORMAT_VERSION: u32 = 1;
+/// The version that this code writes, and the only one that it reads: version 1 had no trend.
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Sections start on multiples of this.
 pub(super) const ALIGNMENT: usize = 64;
@@ -33,15 +33,16 @@ pub(super) enum Kind {
     NeighbourItems = 9,
     NeighbourScores = 10,
     Popularity = 11,
-    TitleOffsets = 12,
-    Titles = 13,
-    CategoryOffsets = 14,
-    Categories = 15,
+    Trend = 12,
+    TitleOffsets = 13,
+    Titles = 14,
+    CategoryOffsets = 15,
+    Categories = 16,
 }
 
 impl Kind {
     /// All kinds; the first [`Self::REQUIRED`] must be there, the rest all or none.
-    pub(super) const ALL: [Kind; 15] = [
+    pub(super) const ALL: [Kind; 16] = [
         Kind::Meta,
         Kind::ItemIdOffsets,
         Kind::ItemIds,
@@ -53,12 +54,13 @@ impl Kind {
         Kind::NeighbourItems,
         Kind::NeighbourScores,
         Kind::Popularity,
+        Kind::Trend,
         Kind::TitleOffsets,
         Kind::Titles,
         Kind::CategoryOffsets,
         Kind::Categories,
     ];
-    pub(super) const REQUIRED: usize = 11;
+    pub(super) const REQUIRED: usize = 12;
 
     /// The section's name in errors and docs.
     pub(super) fn name(self) -> &'static str {
@@ -74,6 +76,7 @@ impl Kind {
             Kind::NeighbourItems => "neighbour items",
             Kind::NeighbourScores => "neighbour scores",
             Kind::Popularity => "popularity",
+            Kind::Trend => "trend",
             Kind::TitleOffsets => "title offsets",
             Kind::Titles => "titles",
             Kind::CategoryOffsets => "category offsets",

@@ -3,6 +3,7 @@
 use crate::ials::IalsSettings;
 use crate::neighbours::NeighboursSettings;
 use crate::recommender::Blend;
+use crate::trend::TrendSettings;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -22,6 +23,9 @@ pub struct SnapshotMeta {
     pub neighbours: NeighboursSettings,
     /// How the parts of a score are weighed.
     pub blend: Blend,
+    /// How the trend was computed.
+    #[serde(default)]
+    pub trend: TrendSettings,
     /// Rows of the training matrix.
     pub user_count: u64,
     /// Items of every section.

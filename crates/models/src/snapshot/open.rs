@@ -34,6 +34,14 @@ pub enum OpenError {
         /// The greatest that is read.
         supported: u32,
     },
+    /// An earlier version of this program wrote it.
+    #[error("the snapshot has format {found}, this program reads {supported}: train again")]
+    OlderVersion {
+        /// The version in the file.
+        found: u32,
+        /// The one that is read.
+        supported: u32,
+    },
     /// The file is shorter than it says.
     #[error("the snapshot is cut short: {found} of {expected} bytes; copy it again")]
     Truncated {
@@ -92,7 +100,8 @@ impl Snapshot {
         if items == 0 {
             return Err(corrupt(Kind::Meta));
         }
-        let checks = [check_ids, check_hashes, check_factors, check_neighbours, check_popularity, check_catalogue];
+        let checks =
+            [check_ids, check_hashes, check_factors, check_neighbours, check_popularity, check_trend, check_catalogue];
         checks
             .par_iter()
             .map(|check| check(&file, items, dim))
@@ -178,6 +187,11 @@ impl Snapshot {
         self.array(Kind::Popularity)
     }
 
+    /// What each item's scores are multiplied by ([`crate::trend`]); positive and finite.
+    pub fn trend(&self) -> &[f32] {
+        self.array(Kind::Trend)
+    }
+
     /// The item's title, if the snapshot has a catalogue and the item a title.
     pub fn item_title(&self, item: u32) -> Option<&str> {
         self.catalogue_text(Kind::TitleOffsets, Kind::Titles, item)
@@ -233,9 +247,12 @@ fn read_table(bytes: &[u8]) -> Result<(Ranges, bool), OpenError> {
     if version > FORMAT_VERSION {
         return Err(OpenError::NewerVersion { found: version, supported: FORMAT_VERSION });
     }
+    if version < FORMAT_VERSION {
+        return Err(OpenError::OlderVersion { found: version, supported: FORMAT_VERSION });
+    }
     let count = read_u32(bytes, 12) as usize;
     let expected = read_u64(bytes, 16);
-    if version == 0 || (count != Kind::REQUIRED && count != Kind::ALL.len()) {
+    if count != Kind::REQUIRED && count != Kind::ALL.len() {
         return Err(HEADER);
     }
     let end = table_end(count);
@@ -363,6 +380,12 @@ fn check_popularity(file: &Sections<'_>, items: usize, _dim: usize) -> Result<()
     let values: &[f32] = file.numbers(Kind::Popularity, items)?;
     let good = values.iter().all(|value| *value >= 0.0 && value.is_finite());
     if good { Ok(()) } else { Err(corrupt(Kind::Popularity)) }
+}
+
+fn check_trend(file: &Sections<'_>, items: usize, _dim: usize) -> Result<(), OpenError> {
+    let values: &[f32] = file.numbers(Kind::Trend, items)?;
+    let good = values.iter().all(|value| *value > 0.0 && value.is_finite());
+    if good { Ok(()) } else { Err(corrupt(Kind::Trend)) }
 }
 
 /// A catalogue that is not there has empty ranges and nothing to check.

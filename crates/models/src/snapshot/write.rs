@@ -35,6 +35,8 @@ pub struct SnapshotContents<'a> {
     pub neighbours: &'a Neighbours,
     /// Summed weight of each item.
     pub popularity: &'a [f32],
+    /// What each item's scores are multiplied by.
+    pub trend: &'a [f32],
     /// Optional texts.
     pub catalogue: Option<Catalogue<'a>>,
 }
@@ -158,6 +160,7 @@ impl SnapshotContents<'_> {
             (Kind::NeighbourItems, Cow::Borrowed(bytes_of(&self.neighbours.items))),
             (Kind::NeighbourScores, Cow::Borrowed(bytes_of(&self.neighbours.scores))),
             (Kind::Popularity, Cow::Borrowed(bytes_of(self.popularity))),
+            (Kind::Trend, Cow::Borrowed(bytes_of(self.trend))),
         ];
         if let Some(catalogue) = &self.catalogue {
             let (title_offsets, titles) = strings(catalogue.titles);
@@ -201,6 +204,7 @@ impl SnapshotContents<'_> {
             ("neighbour offsets", self.neighbours.offsets.len() as u64, items + 1),
             ("neighbour scores", self.neighbours.scores.len() as u64, self.neighbours.items.len()),
             ("popularity", self.popularity.len() as u64, items),
+            ("trend", self.trend.len() as u64, items),
             ("titles", catalogue.map_or(items, |c| c.titles.len()) as u64, items),
             ("categories", catalogue.map_or(items, |c| c.categories.len()) as u64, items),
         ];
@@ -221,6 +225,9 @@ impl SnapshotContents<'_> {
             }
             if !(self.popularity[item] >= 0.0 && self.popularity[item].is_finite()) {
                 return Err(WriteError::Value { what: "popularity", item });
+            }
+            if !(self.trend[item] > 0.0 && self.trend[item].is_finite()) {
+                return Err(WriteError::Value { what: "trend", item });
             }
         }
         match self.item_gramian.iter().position(|value| !value.is_finite()) {

@@ -32,6 +32,7 @@ fn snapshot(seed: u64) -> Vec<u8> {
     let provenance = Provenance {
         events: &testing::events(),
         as_of_ms: NOW_MS,
+        demand: None,
         titles: &[],
         metrics: std::collections::BTreeMap::new(),
     };
