@@ -150,11 +150,17 @@ mod tests {
         let (mut forwards, mut backwards) =
             (Demand::new(2, 0, settings).unwrap(), Demand::new(2, 0, settings).unwrap());
         let times: Vec<i64> = (0..1000).map(|n: i64| -n * n * 7_919).collect();
-        times.iter().for_each(|time| forwards.add(0, *time));
-        times.iter().rev().for_each(|time| backwards.add(0, *time));
+        for time in &times {
+            forwards.add(0, *time);
+        }
+        for time in times.iter().rev() {
+            backwards.add(0, *time);
+        }
         assert_eq!(forwards, backwards);
         let mut flat = Demand::new(2, 5, settings).unwrap();
-        (0..100).for_each(|n| flat.add(n % 2, 5));
+        for n in 0..100 {
+            flat.add(n % 2, 5);
+        }
         assert_eq!(flat.trend(), [1.0, 1.0]);
         assert_eq!(Demand::new(2, 5, settings).unwrap().trend(), [1.0, 1.0]);
     }
