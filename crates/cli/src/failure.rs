@@ -80,6 +80,7 @@ impl From<anabranch_stream::running::AskError> for Failure {
         use anabranch_stream::running::AskError;
         let kind = match &error {
             AskError::State(error) => error.kind(),
+            AskError::Histories(error) => error.kind,
             AskError::Sink(error) => error.kind(),
             AskError::Stopped(_) => ErrorKind::Retry,
         };

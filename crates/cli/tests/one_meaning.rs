@@ -14,6 +14,8 @@ use anabranch_events::{EventSettings, EventTypes, History, codec};
 use anabranch_stores::lake::{MemoryStore, ObjectStore, S3Options, StoreOptions};
 use anabranch_stores::state::State;
 use anabranch_stores::state::log::{NewRecord, hash_key, shard_of};
+use anabranch_stream::embedded::LogReader;
+use anabranch_stream::ports::{Position, ShardId};
 use anabranch_stream::settings::StreamSettings;
 use anabranch_stream::shared::Shared;
 use anabranch_stream::testing::{self, NOW_MS, TestClock};
@@ -115,11 +117,15 @@ fn through_stream(events: &[String], cut_records: usize, micro_batch_records: us
     let stream = StreamSettings { cut_records, micro_batch_records, ..StreamSettings::default() };
     let mut parts = testing::parts(Arc::clone(&state), sink, TestClock::new(), stream);
     parts.types = types.clone();
-    let shared = Arc::new(Shared::new(parts));
-    let mut workers: Vec<Worker> = (0..2).map(|shard| Worker::new(Arc::clone(&shared), shard)).collect();
-    for worker in &mut workers {
-        let newest = |shard| state.newest(shard).unwrap();
-        while worker.processed() < newest(worker.shard()) || !worker.is_clean() {
+    let shared = Arc::new(Shared::new(parts.over_port()));
+    let workers = (0..2).map(|shard| {
+        let reader = LogReader::new(Arc::clone(&state), shard);
+        (shard, Worker::new(Arc::clone(&shared), ShardId(shard.into()), Box::new(reader)))
+    });
+    let mut workers: Vec<(u32, Worker)> = workers.collect();
+    for (shard, worker) in &mut workers {
+        let newest = Position::whole(state.newest(*shard).unwrap().into());
+        while worker.processed() < newest || !worker.is_clean() {
             if matches!(worker.step().unwrap(), Step::Idle { .. }) {
                 worker.flush();
             }

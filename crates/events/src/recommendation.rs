@@ -65,6 +65,9 @@ pub struct Recommendation<'a> {
     pub shard_id: Cow<'a, str>,
     /// Its sequence number there.
     pub sequence_number: Cow<'a, str>,
+    /// Its place in the aggregate (KPL) that carried it; only for events that came in one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub sub_sequence_number: Option<u64>,
     /// Version of the snapshot that scored.
     pub snapshot_version: Cow<'a, str>,
     /// Version of the overlay that applied.

@@ -331,7 +331,7 @@ fn placed(place: &Appended) -> Value {
 fn describe(app: &App, named: &Named) -> Result<Value, AwsError> {
     check_stream(app, named.stream_name.as_deref(), named.stream_arn.as_deref())?;
     let shared = app.stream().shared();
-    let identity = shared.state.identity();
+    let identity = app.stream().state().identity();
     Ok(json!({ "StreamDescriptionSummary": {
         "StreamName": shared.settings.name,
         "StreamARN": format!("arn:aws:kinesis:local:000000000000:stream/{}", shared.settings.name),
@@ -341,7 +341,7 @@ fn describe(app: &App, named: &Named) -> Result<Value, AwsError> {
         "StreamCreationTimestamp": identity.created_ms as f64 / 1000.0,
         "EnhancedMonitoring": [{ "ShardLevelMetrics": [] }],
         "EncryptionType": "NONE",
-        "OpenShardCount": shared.shard_count(),
+        "OpenShardCount": identity.shards,
         "ConsumerCount": 0,
     } }))
 }
@@ -355,7 +355,7 @@ fn list_shards(app: &App, call: &ListShards) -> Result<Value, AwsError> {
     if !(1..=10_000).contains(&max) {
         return Err(AwsError::constraint("maxResults", "Member must be between 1 and 10000"));
     }
-    let count = app.stream().shared().shard_count();
+    let count = app.stream().state().identity().shards;
     let after = call.next_token.as_deref().or(call.exclusive_start_shard_id.as_deref());
     let first = match after {
         None => 0,

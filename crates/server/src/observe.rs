@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use anabranch_stores::state::log::shard_id;
-use anabranch_stream::shared::{ShardStatus, Shared};
+use anabranch_stream::ports::Position;
+use anabranch_stream::shared::ShardStatus;
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -59,8 +59,14 @@ pub(crate) async fn health(State(app): State<Arc<App>>) -> impl IntoResponse {
     }
 }
 
-fn statuses(shared: &Shared) -> Vec<ShardStatus> {
-    (0..shared.shard_count()).map(|shard| shared.status(shard)).collect()
+/// The number of a record of the embedded log, which is what a server's stream reads.
+fn number(position: Position) -> u64 {
+    u64::try_from(position.number).unwrap_or(u64::MAX)
+}
+
+/// Records in the log that are not processed yet.
+fn lag(status: &ShardStatus) -> u64 {
+    number(status.newest).saturating_sub(number(status.processed))
 }
 
 /// `GET /status`.
@@ -69,13 +75,18 @@ pub(crate) async fn status(State(app): State<Arc<App>>) -> Json<Value> {
     let model = shared.model();
     let meta = model.snapshot().meta();
     let latency = shared.latency();
-    let shards: Vec<Value> = (0_u32..)
-        .zip(statuses(shared))
+    let shards: Vec<Value> = shared
+        .statuses()
+        .into_iter()
         .map(|(shard, status)| {
-            let lag = status.newest.saturating_sub(status.processed);
-            let mut value = serde_json::to_value(status).unwrap_or_default();
-            value["shardId"] = shard_id(shard).into();
-            value["lag"] = lag.into();
+            let mut value = serde_json::to_value(&status).unwrap_or_default();
+            value["shardId"] = shard.to_string().into();
+            value["lag"] = lag(&status).into();
+            for (name, position) in
+                [("committed", status.committed), ("processed", status.processed), ("newest", status.newest)]
+            {
+                value[name] = number(position).into();
+            }
             value
         })
         .collect();
@@ -88,7 +99,7 @@ pub(crate) async fn status(State(app): State<Arc<App>>) -> Json<Value> {
             "name": shared.settings.name,
             "namespace": shared.namespace,
             "mode": shared.settings.mode,
-            "createdMs": shared.state.identity().created_ms,
+            "createdMs": app.stream().state().identity().created_ms,
         },
         "model": {
             "version": model.version(),
@@ -132,21 +143,19 @@ fn render(app: &App) -> String {
         page.family(name, "counter", help);
         page.sample(name, "", value as f64);
     }
-    let statuses = statuses(shared);
+    let statuses = shared.statuses();
     let mut per_shard = |name: &str, kind: &str, help: &str, value: &dyn Fn(&ShardStatus) -> u64| {
         page.family(name, kind, help);
-        for (shard, status) in (0_u32..).zip(&statuses) {
-            page.sample(name, &format!("{{shard=\"{}\"}}", shard_id(shard)), value(status) as f64);
+        for (shard, status) in &statuses {
+            page.sample(name, &format!("{{shard=\"{shard}\"}}"), value(status) as f64);
         }
     };
-    per_shard("lag_records", "gauge", "Records in the log that are not processed yet.", &|status| {
-        status.newest.saturating_sub(status.processed)
-    });
+    per_shard("lag_records", "gauge", "Records in the log that are not processed yet.", &lag);
     per_shard("uncommitted_records", "gauge", "Records processed but not delivered yet.", &|status| {
-        status.processed.saturating_sub(status.committed)
+        number(status.processed).saturating_sub(number(status.committed))
     });
     per_shard("objects_total", "counter", "Objects written.", &|status| status.objects);
-    per_shard("stalled", "gauge", "1 while the shard waits for its sink.", &|status| {
+    per_shard("stalled", "gauge", "1 while the shard waits for its sink or its state.", &|status| {
         u64::from(status.stalled.is_some())
     });
 

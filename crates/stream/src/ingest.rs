@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use anabranch_stores::state::State;
 use anabranch_stores::state::log::{NewRecord, RECORD_BYTES_MAX, hash_key, shard_of};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 
+use crate::ports::{Position, ShardId};
 use crate::shared::Shared;
 
 /// Requests waiting at most; each holds up to 500 records, which the records' own limit bounds further.
@@ -155,7 +157,11 @@ pub(crate) struct AppenderInbox {
 }
 
 /// Appends until the stream stops. Returns the log's error, after which nothing can be appended any more.
-pub(crate) fn run_appender(shared: &Shared, inbox: &AppenderInbox) -> Result<(), anabranch_stores::state::StateError> {
+pub(crate) fn run_appender(
+    shared: &Shared,
+    state: &State,
+    inbox: &AppenderInbox,
+) -> Result<(), anabranch_stores::state::StateError> {
     let mut last_arrival_ms = i64::MIN;
     loop {
         let first = match inbox.receiver.recv_timeout(IDLE) {
@@ -174,7 +180,7 @@ pub(crate) fn run_appender(shared: &Shared, inbox: &AppenderInbox) -> Result<(),
         }
         // Arrival times ascend within a shard, whatever the clock does: folders and retention rely on it.
         last_arrival_ms = last_arrival_ms.max(shared.clock.now_ms());
-        let result = append(shared, &requests, last_arrival_ms);
+        let result = append(shared, state, &requests, last_arrival_ms);
         inbox.waiting.fetch_sub(records, Ordering::SeqCst);
         match result {
             Ok(appended) => {
@@ -201,10 +207,11 @@ fn size(request: &Request) -> (usize, usize) {
 
 fn append(
     shared: &Shared,
+    state: &State,
     requests: &[Request],
     arrival_ms: i64,
 ) -> Result<Vec<Appended>, anabranch_stores::state::StateError> {
-    let shards = shared.shard_count();
+    let shards = state.identity().shards;
     let records: Vec<NewRecord<'_>> = requests
         .iter()
         .flat_map(|request| &request.events)
@@ -215,18 +222,18 @@ fn append(
             arrival_ms,
         })
         .collect();
-    let sequences = shared.state.append(&records, None)?;
+    let sequences = state.append(&records, None)?;
     // Only now are the records synced and visible; each shard hears of its own.
-    let mut by_shard: Vec<(Vec<u64>, u64)> = vec![(Vec::new(), u64::MAX); shards as usize];
+    let mut by_shard: Vec<(Vec<Position>, u64)> = vec![(Vec::new(), u64::MAX); shards as usize];
     let mut received =
         requests.iter().flat_map(|request| std::iter::repeat_n(request.received_us, request.events.len()));
     for (record, sequence) in records.iter().zip(&sequences) {
         let entry = &mut by_shard[record.shard as usize];
-        entry.0.push(*sequence);
+        entry.0.push(Position::whole((*sequence).into()));
         entry.1 = entry.1.min(received.next().unwrap_or(u64::MAX));
     }
-    for (shard, (sequences, received_us)) in by_shard.iter().enumerate() {
-        shared.announce(shard as u32, sequences, *received_us);
+    for (shard, (positions, received_us)) in (0..).map(ShardId).zip(&by_shard) {
+        shared.announce(shard, positions, *received_us);
     }
     Ok(records.iter().zip(sequences).map(|(record, sequence)| Appended { shard: record.shard, sequence }).collect())
 }

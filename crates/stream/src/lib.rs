@@ -5,14 +5,17 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`worker`] | the chain of cuts: read → transform → object → dead letters → histories and checkpoint; roll forward |
-//! | [`transform`] | what a batch of records does: decode → join → recommend; pure but for reading histories |
+//! | [`transform`] | what a batch of records does: decode → join → recommend; pure |
+//! | [`histories`] | what a shard holds in memory, and bringing what a batch needs in few reads |
 //! | [`object`] | delivered objects: names, compression, the trailer that says what they cover |
 //! | [`ports`] | what the worker asks of the world: records of a shard, a place for histories and checkpoints |
+//! | [`embedded`] | these ports over the embedded log and state |
 //! | [`ingest`] | acknowledged means synced: one appender groups waiting requests into one `fdatasync` |
 //! | [`running`] | a running stream: threads, model reload, retention, health, and the questions it answers |
 //! | [`replay`] | events from elsewhere (files) into the log, resumable to the record |
 //! | [`erase`] | forgetting in what the stream wrote: log records and dead letters |
 //! | [`shared`] | what the threads of one stream share |
+//! | [`latency`] | times from receipt to list |
 //! | [`settings`] | the `[stream]` settings |
 //! | [`clock`] | time as an argument |
 //!
@@ -21,8 +24,11 @@
 //! It must never do what an event means (that is `events`) or speak HTTP or AWS (those are above).
 
 pub mod clock;
+pub mod embedded;
 pub mod erase;
+pub mod histories;
 pub mod ingest;
+pub mod latency;
 pub mod object;
 pub mod ports;
 pub mod replay;

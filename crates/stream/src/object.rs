@@ -5,8 +5,8 @@
 //! extra field holds it) and has a fixed size, so that one ranged read from the end finds it and a reader that knows
 //! nothing of it sees plain JSON Lines. Layout in `docs/formats.md`.
 //!
-//! A name is made of the sequence number that the object comes **after**: two workers at the same place want the same
-//! name, and only one of them gets it.
+//! A name is made of the position that the object comes **after**: two workers at the same place want the same name,
+//! and only one of them gets it.
 
 use std::io::{self, Read, Write};
 
@@ -15,12 +15,17 @@ use anabranch_stores::lake::ObjectPath;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::ports::{Position, ShardId};
 use crate::settings::Compression;
 
 /// Size of the trailer, in bytes.
 pub const TRAILER_BYTES: usize = 1024;
+/// Folder of delivered lists.
+pub const LISTS: &str = "recommendations";
+/// Folder of what was refused.
+pub const DEAD_LETTERS: &str = "dead-letters";
 /// Version of the trailer.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 const ZSTD_LEVEL: i32 = 1;
 const ZSTD_SKIPPABLE_MAGIC: [u8; 4] = 0x184D_2A5A_u32.to_le_bytes();
@@ -79,13 +84,14 @@ pub struct Trailer {
     /// Version of this trailer.
     pub version: u32,
     /// The shard.
-    pub shard: u32,
-    /// The sequence number that the object comes after.
-    pub after: u64,
+    #[serde(with = "shard_number")]
+    pub shard: ShardId,
+    /// The position that the object comes after.
+    pub after: Position,
     /// First record covered.
-    pub first: u64,
-    /// Last record covered.
-    pub last: u64,
+    pub first: Position,
+    /// How far the object reaches.
+    pub last: Position,
     /// What happened to them.
     pub counts: Counts,
     /// Snapshot in use at the end of the range.
@@ -96,6 +102,22 @@ pub struct Trailer {
     pub bytes: u64,
     /// XXH3-128 of the lines before compression, 32 hexadecimal digits.
     pub digest: String,
+}
+
+/// In the trailer a shard is its bare number, as in the object's name.
+mod shard_number {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::ports::ShardId;
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(shard: &ShardId, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(shard.0)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ShardId, D::Error> {
+        u64::deserialize(deserializer).map(ShardId)
+    }
 }
 
 /// Why an object does not read.
@@ -126,13 +148,23 @@ pub fn digest(lines: &[u8]) -> String {
 
 /// Folder and name of the object of `shard` that comes after `after` and whose first record arrived at
 /// `first_arrival_ms`. `kind` is the name of the branch: recommendations or dead letters of one namespace.
-pub fn object_name(kind: &str, shard: u32, after: u64, first_arrival_ms: i64, compression: Compression) -> String {
+pub fn object_name(
+    kind: &str,
+    shard: ShardId,
+    after: Position,
+    first_arrival_ms: i64,
+    compression: Compression,
+) -> String {
     let (day, hour) = day_and_hour(first_arrival_ms);
     let extension = match compression {
         Compression::Zstd => "zst",
         Compression::Gzip => "gz",
     };
-    format!("{kind}/day={day}/hour={hour}/{shard:05}-{after:020}.jsonl.{extension}")
+    format!("{kind}/day={day}/hour={hour}/{}.jsonl.{extension}", stem(shard, after))
+}
+
+fn stem(shard: ShardId, after: Position) -> String {
+    format!("{:05}-{after:020}", shard.0)
 }
 
 /// The same place under the other compression's extension.
@@ -144,15 +176,21 @@ pub(crate) fn other_compression(path: &str) -> ObjectPath {
     ObjectPath::new(other).expect("only the extension of a valid path changed")
 }
 
-/// Shard and preceding sequence number of an object's name; `None` if it is not such a name.
-pub fn parse_name(path: &str) -> Option<(u32, u64)> {
+/// Where the dead letters of an object's range lie, and how they are compressed.
+pub(crate) fn dead_letters_beside(object: &ObjectPath) -> (ObjectPath, Compression) {
+    let name = object.as_str().strip_prefix(LISTS).unwrap_or(object.as_str());
+    let path = ObjectPath::new(format!("{DEAD_LETTERS}{name}")).expect("only the folder of a valid path changed");
+    let is_gzip = object.as_str().strip_suffix(".gz").is_some();
+    (path, if is_gzip { Compression::Gzip } else { Compression::Zstd })
+}
+
+/// Shard and preceding position of an object's name; `None` if [`object_name`] does not write such a name.
+pub fn parse_name(path: &str) -> Option<(ShardId, Position)> {
     let name = path.rsplit('/').next()?;
-    let stem = name.strip_suffix(".jsonl.zst").or_else(|| name.strip_suffix(".jsonl.gz"))?;
-    let (shard, after) = stem.split_once('-')?;
-    if shard.len() != 5 || after.len() != 20 {
-        return None;
-    }
-    Some((shard.parse().ok()?, after.parse().ok()?))
+    let found = name.strip_suffix(".jsonl.zst").or_else(|| name.strip_suffix(".jsonl.gz"))?;
+    let (shard, after) = found.split_once('-')?;
+    let (shard, after) = (ShardId(shard.parse().ok()?), after.parse().ok()?);
+    (stem(shard, after) == found).then_some((shard, after))
 }
 
 /// Compresses lines without a trailer (dead letters).
@@ -209,10 +247,18 @@ pub fn decode_trailer(name: &str, tail: &[u8]) -> Result<Trailer, ObjectError> {
     } else {
         return Err(corrupt("no trailer"));
     };
-    let value: serde_json::Value = serde_json::from_slice(payload).map_err(|e| corrupt(&e.to_string()))?;
+    let mut value: serde_json::Value = serde_json::from_slice(payload).map_err(|e| corrupt(&e.to_string()))?;
     let found = value.get("version").and_then(serde_json::Value::as_u64).ok_or_else(|| corrupt("no version"))?;
     if found > u64::from(VERSION) {
         return Err(ObjectError::NewerVersion { name: name.to_owned(), found: found.try_into().unwrap_or(u32::MAX) });
+    }
+    if found < 2 {
+        // Version 1 wrote positions as numbers.
+        for name in ["after", "first", "last"] {
+            if let Some(number) = value.get(name).and_then(serde_json::Value::as_u64) {
+                value[name] = number.to_string().into();
+            }
+        }
     }
     serde_json::from_value(value).map_err(|e| corrupt(&e.to_string()))
 }
@@ -250,16 +296,27 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// The longest trailer there can be.
     fn trailer(lines: &[u8]) -> Trailer {
+        let position = Position { number: "9".repeat(76).parse().unwrap(), sub: Some(u64::MAX) };
         Trailer {
             version: VERSION,
-            shard: u32::MAX,
-            after: u64::MAX,
-            first: u64::MAX,
-            last: u64::MAX,
-            counts: Counts { records: u64::MAX, accepted: u64::MAX, late: u64::MAX, ..Counts::default() },
+            shard: ShardId(999_999_999_999),
+            after: position,
+            first: position,
+            last: position,
+            counts: Counts {
+                records: u64::MAX,
+                erased: u64::MAX,
+                accepted: u64::MAX,
+                delivered: u64::MAX,
+                superseded: u64::MAX,
+                duplicate: u64::MAX,
+                late: u64::MAX,
+                rejected: u64::MAX,
+            },
             snapshot_version: "0123456789abcdef".to_owned(),
-            overlay_version: "0".to_owned(),
+            overlay_version: u64::MAX.to_string(),
             bytes: lines.len() as u64,
             digest: digest(lines),
         }
@@ -284,11 +341,46 @@ mod tests {
     }
 
     #[test]
-    fn names_round_trip() {
-        let name = object_name("recommendations/s-1", 3, 42, 1_700_000_000_000, Compression::Gzip);
-        assert_eq!(name, "recommendations/s-1/day=2023-11-14/hour=22/00003-00000000000000000042.jsonl.gz");
-        assert_eq!(parse_name(&name), Some((3, 42)));
-        assert_eq!(parse_name("a/b.txt"), None);
+    fn names_are_these_and_no_others() {
+        let name = |shard, after: &str| {
+            let after = after.parse().unwrap();
+            object_name("recommendations/s-1", ShardId(shard), after, 1_700_000_000_000, Compression::Gzip)
+        };
+        let folder = "recommendations/s-1/day=2023-11-14/hour=22/";
+        let kinesis = "49590338271490256608559692538361571095921575989136588898";
+        for (shard, after, expected) in [
+            (3, "42", "00003-00000000000000000042.jsonl.gz".to_owned()),
+            (3, "42.7", "00003-00000000000000000042.7.jsonl.gz".to_owned()),
+            (123_456, kinesis, format!("123456-{kinesis}.jsonl.gz")),
+        ] {
+            let name = name(shard, after);
+            assert_eq!(name, folder.to_owned() + &expected);
+            assert_eq!(parse_name(&name), Some((ShardId(shard), after.parse().unwrap())));
+        }
+        for bad in [
+            "a/b.txt",
+            "00003-42.jsonl.zst",
+            "3-00000000000000000042.jsonl.zst",
+            "000003-00000000000000000042.jsonl.zst",
+            "+0003-00000000000000000042.jsonl.zst",
+            "00003-00000000000000000042.07.jsonl.zst",
+            "00003-00000000000000000042..jsonl.zst",
+            "00003-000000000000000000042.jsonl.zst",
+        ] {
+            assert_eq!(parse_name(bad), None, "{bad}");
+        }
+    }
+
+    /// A trailer as the first version of this program wrote it, its positions numbers.
+    #[test]
+    fn the_first_version_still_reads() {
+        let json = r#"{"version":1,"shard":3,"after":41,"first":42,"last":99,"counts":{"records":58,"erased":0,"accepted":58,"delivered":58,"superseded":0,"duplicate":0,"late":0,"rejected":0},"snapshotVersion":"0123456789abcdef","overlayVersion":"0","bytes":0,"digest":"99aa06d3014798d86001c324468d497f"}"#;
+        let mut payload = json.as_bytes().to_vec();
+        payload.resize(ZSTD_PAYLOAD, b' ');
+        let bytes = [&ZSTD_SKIPPABLE_MAGIC[..], &(ZSTD_PAYLOAD as u32).to_le_bytes(), &payload].concat();
+        let read = decode_trailer("x", &bytes).unwrap();
+        let at = |number: u64| Position::whole(number.into());
+        assert_eq!((read.shard, read.after, read.first, read.last), (ShardId(3), at(41), at(42), at(99)));
     }
 
     #[test]

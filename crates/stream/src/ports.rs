@@ -17,6 +17,8 @@ use serde::{Deserialize, Serialize};
 /// Ten to the 38th: the most decimal digits that 128 bits hold in full.
 const LIMB: u128 = 10_u128.pow(38);
 const LIMB_DIGITS: usize = 38;
+/// Empty pages after which the oldest record is not looked for any longer.
+const OLDEST_READS_MAX: usize = 10;
 
 /// Why a port did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -134,7 +136,7 @@ fn decimal(digits: &str) -> Option<u128> {
 /// How far a shard is read: through a whole record, or through one of the user records that a producer packed into it.
 ///
 /// Order is reading order: the parts of a record come before its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Position {
     /// The record.
     pub number: SequenceNumber,
@@ -225,11 +227,35 @@ pub struct Page {
     pub is_end_of_shard: bool,
 }
 
+impl Page {
+    /// Whether nothing newer is known of: what this page does not hold is not there.
+    pub fn is_caught_up(&self) -> bool {
+        self.is_end_of_shard || self.behind_ms.is_none_or(|behind| behind == 0)
+    }
+}
+
 /// Reads one shard in order. It keeps its place (an iterator, a subscription) between calls and makes it anew when
 /// `after` is not where the last page ended.
 pub trait ShardReader: Send + Debug {
-    /// Up to `records_max` records after `after`, and no more than `bytes_max` bytes beyond the first.
+    /// Up to `records_max` records after `after`, and no more than `bytes_max` bytes beyond the first. A reader that may
+    /// not ask again yet gives an empty page that is not caught up; the worker then comes back after a pause.
     fn read_after(&mut self, after: Position, records_max: usize, bytes_max: usize) -> Result<Page, PortError>;
+
+    /// Whether records after `after` may be gone although nobody read them (retention, a restored backup). An object's
+    /// folder is known by its first record only, so the worker then looks for the chain in a listing of all objects:
+    /// an adapter that knows better than "the oldest record is newer than `after`" says so and saves it.
+    fn may_lack_after(&mut self, after: Position) -> Result<bool, PortError> {
+        for _ in 0..OLDEST_READS_MAX {
+            let page = self.read_after(Position::START, 1, 1)?;
+            if let Some(oldest) = page.records.first() {
+                return Ok(oldest.position > after);
+            }
+            if page.is_caught_up() {
+                break;
+            }
+        }
+        Ok(true)
+    }
 }
 
 /// How far a shard is committed.
@@ -247,6 +273,13 @@ impl Checkpoint {
         match self {
             Self::After(position) | Self::ShardEnd(position) => *position,
         }
+    }
+
+    /// The further of two: how a stored checkpoint moves. Nothing is further than the end of the shard.
+    #[must_use]
+    pub fn furthest(self, other: Self) -> Self {
+        let rank = |checkpoint: &Self| (matches!(checkpoint, Self::ShardEnd(_)), checkpoint.position());
+        if rank(&other) > rank(&self) { other } else { self }
     }
 }
 

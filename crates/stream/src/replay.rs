@@ -3,9 +3,10 @@
 //! The position of a replay is stored in the same synced batch as its records, so a replay that a crash cut short goes
 //! on at the very next record: nothing is missing and nothing is appended twice.
 
-use anabranch_stores::state::StateError;
 use anabranch_stores::state::log::{NewRecord, hash_key, shard_of};
+use anabranch_stores::state::{State, StateError};
 
+use crate::ports::{Position, ShardId};
 use crate::shared::Shared;
 
 /// Records in one synced batch.
@@ -26,12 +27,13 @@ pub struct ReplayRecord {
 /// this replay appended. Returns how many this call appended. Stops early when the stream stops.
 pub fn replay(
     shared: &Shared,
+    state: &State,
     id: &str,
     records: impl Iterator<Item = ReplayRecord>,
     on_progress: &mut dyn FnMut(u64),
 ) -> Result<u64, StateError> {
     let note = format!("replay-{id}");
-    let mut done = match shared.state.note(&note)? {
+    let mut done = match state.note(&note)? {
         Some(bytes) => bytes
             .try_into()
             .map(u64::from_le_bytes)
@@ -47,19 +49,23 @@ pub fn replay(
         let new: Vec<NewRecord<'_>> = batch
             .iter()
             .map(|record| NewRecord {
-                shard: shard_of(hash_key(&record.partition_key), shared.shard_count()),
+                shard: shard_of(hash_key(&record.partition_key), state.identity().shards),
                 partition_key: &record.partition_key,
                 data: &record.data,
                 arrival_ms: record.arrival_ms,
             })
             .collect();
         done += new.len() as u64;
-        let sequences = shared.state.append(&new, Some((&note, &done.to_le_bytes())))?;
+        let sequences = state.append(&new, Some((&note, &done.to_le_bytes())))?;
         let received_us = shared.clock.monotonic_us();
-        for shard in 0..shared.shard_count() {
-            let own: Vec<u64> =
-                new.iter().zip(&sequences).filter(|(record, _)| record.shard == shard).map(|(_, s)| *s).collect();
-            shared.announce(shard, &own, received_us);
+        for shard in 0..state.identity().shards {
+            let own: Vec<Position> = new
+                .iter()
+                .zip(&sequences)
+                .filter(|(record, _)| record.shard == shard)
+                .map(|(_, sequence)| Position::whole((*sequence).into()))
+                .collect();
+            shared.announce(ShardId(shard.into()), &own, received_us);
         }
         appended += new.len() as u64;
         on_progress(done);

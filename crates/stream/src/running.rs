@@ -1,4 +1,5 @@
-//! A running stream: its threads, and the questions it answers while it runs.
+//! A running stream on one machine, over the embedded log and state: its threads, and the questions it answers while
+//! it runs.
 //!
 //! Threads: one worker a shard, one appender, one housekeeper (model reload, retention, free disk space). Each ends when
 //! the stream stops; a worker's failure stops the stream and is told by [`RunningStream::failure`].
@@ -15,13 +16,16 @@ use anabranch_models::{Kernels, Model};
 use anabranch_stores::ErrorKind;
 use anabranch_stores::lake::LakeError;
 use anabranch_stores::registry::ModelRegistry;
-use anabranch_stores::state::StateError;
 use anabranch_stores::state::backup::BackupSummary;
 use anabranch_stores::state::erasures::Forgotten;
 use anabranch_stores::state::log::Retention;
+use anabranch_stores::state::{State, StateError};
 
+use crate::embedded::{LogReader, log_number};
 use crate::erase;
 use crate::ingest::{Appender, run_appender};
+use crate::object;
+use crate::ports::{PortError, Position, ShardId};
 use crate::shared::{Shared, SharedParts, lock};
 use crate::worker::{Step, Worker, WorkerError};
 
@@ -62,7 +66,7 @@ impl ModelSource {
 #[derive(Debug)]
 pub struct StreamParts {
     /// State, sink, settings, model, clock.
-    pub shared: SharedParts,
+    pub shared: SharedParts<Arc<State>>,
     /// Where newer models come from; without it the first one stays.
     pub models: Option<ModelSource>,
 }
@@ -79,6 +83,9 @@ pub enum StartError {
     /// A shard did not recover.
     #[error(transparent)]
     Worker(#[from] Box<WorkerError>),
+    /// The state is of another kind of stream.
+    #[error(transparent)]
+    Port(#[from] PortError),
     /// The sink does not answer.
     #[error("{0}")]
     Sink(String),
@@ -95,7 +102,8 @@ impl StartError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Setting(_) | Self::Model(_) => ErrorKind::FixInput,
-            Self::Worker(error) => error.kind(),
+            Self::Worker(error) => kind_of(error),
+            Self::Port(error) => error.kind,
             Self::State(error) => error.kind(),
             Self::Sink(_) | Self::Thread(_) => ErrorKind::Retry,
         }
@@ -108,6 +116,9 @@ pub enum AskError {
     /// The state failed.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The histories do not read.
+    #[error(transparent)]
+    Histories(#[from] PortError),
     /// The sink failed.
     #[error(transparent)]
     Sink(#[from] LakeError),
@@ -120,10 +131,12 @@ pub enum AskError {
 #[derive(Debug)]
 pub struct RunningStream {
     shared: Arc<Shared>,
+    state: Arc<State>,
     appender: Appender,
     threads: Mutex<Vec<JoinHandle<()>>>,
     failure: Arc<Mutex<Option<(String, ErrorKind)>>>,
-    flush: Arc<Mutex<Vec<u64>>>,
+    /// What is to be committed soon, shard by shard.
+    flush: Arc<Mutex<Vec<Position>>>,
     /// One erasure or backup at a time.
     operating: Mutex<()>,
 }
@@ -133,40 +146,47 @@ impl RunningStream {
     pub fn start(parts: StreamParts) -> Result<Self, StartError> {
         parts.shared.settings.check().map_err(StartError::Setting)?;
         parts.shared.model.check_types(&parts.shared.types)?;
-        let shared = Arc::new(Shared::new(parts.shared));
+        let state = Arc::clone(&parts.shared.state);
+        let shared = Arc::new(Shared::new(parts.shared.over_port()));
         let mut workers = Vec::new();
         let mut last = 0;
-        for shard in 0..shared.shard_count() {
-            let mut worker = Worker::new(Arc::clone(&shared), shard);
-            if let Step::Stalled { .. } = worker.step().map_err(Box::new)? {
-                return Err(StartError::Sink(shared.blocked().unwrap_or_default()));
+        for shard in 0..state.identity().shards {
+            let reader = Box::new(LogReader::new(Arc::clone(&state), shard));
+            let mut worker = Worker::new(Arc::clone(&shared), ShardId(shard.into()), reader);
+            while worker.is_recovering() {
+                if let Step::Stalled { .. } = worker.step().map_err(Box::new)? {
+                    return Err(StartError::Sink(shared.blocked().unwrap_or_default()));
+                }
             }
-            last = last.max(worker.processed());
+            shared.note_newest(worker.shard(), Position::whole(state.newest(shard)?.into()));
+            last = last.max(log_number(worker.processed())?);
             workers.push(worker);
         }
-        if shared.state.is_restored() {
-            shared.state.finish_restore(last)?;
+        if state.is_restored() {
+            state.finish_restore(last)?;
         }
         let (appender, inbox) = Appender::new(Arc::clone(&shared));
         let stream = Self {
-            flush: Arc::new(Mutex::new(vec![0; workers.len()])),
+            flush: Arc::new(Mutex::new(vec![Position::START; workers.len()])),
             failure: Arc::default(),
             threads: Mutex::default(),
             operating: Mutex::default(),
             appender,
             shared,
+            state: Arc::clone(&state),
         };
         for (index, worker) in workers.into_iter().enumerate() {
             let flush = Arc::clone(&stream.flush);
             stream.spawn(&format!("shard-{index}"), move |shared| {
-                drive(worker, shared, &flush, index).map_err(|error| (error.to_string(), error.kind()))
+                drive(worker, shared, &flush, index).map_err(|error| (error.to_string(), kind_of(&error)))
             })?;
         }
+        let log = Arc::clone(&state);
         stream.spawn("appender", move |shared| {
-            run_appender(shared, &inbox).map_err(|error| (error.to_string(), error.kind()))
+            run_appender(shared, &log, &inbox).map_err(|error| (error.to_string(), error.kind()))
         })?;
         stream.spawn("housekeeper", move |shared| {
-            keep_house(shared, parts.models.as_ref());
+            keep_house(shared, &state, parts.models.as_ref());
             Ok(())
         })?;
         Ok(stream)
@@ -200,6 +220,11 @@ impl RunningStream {
         &self.shared
     }
 
+    /// The embedded log and state.
+    pub const fn state(&self) -> &Arc<State> {
+        &self.state
+    }
+
     /// The door for events.
     pub const fn appender(&self) -> &Appender {
         &self.appender
@@ -213,8 +238,8 @@ impl RunningStream {
     /// Waits until every record that is in the log now is delivered and committed.
     pub fn flush(&self) -> Result<(), AskError> {
         let mut targets = Vec::new();
-        for shard in 0..self.shared.shard_count() {
-            targets.push(self.shared.state.newest(shard)?);
+        for shard in 0..self.state.identity().shards {
+            targets.push(Position::whole(self.state.newest(shard)?.into()));
         }
         {
             let mut flush = lock(&self.flush);
@@ -224,9 +249,10 @@ impl RunningStream {
         }
         self.shared.wake_all();
         loop {
-            let is_done = (0..self.shared.shard_count())
+            let is_done = (0..)
+                .map(ShardId)
                 .zip(&targets)
-                .all(|(shard, target)| self.shared.status(shard).committed >= *target);
+                .all(|(shard, target)| self.shared.status(shard).is_some_and(|status| status.committed >= *target));
             if is_done {
                 return Ok(());
             }
@@ -249,25 +275,22 @@ impl RunningStream {
         let _still = self.shared.stand_still();
         let newest = self.shared.effective(key)?.and_then(|history| history.newest_ms());
         let floor_ms = newest.unwrap_or(i64::MIN).max(self.shared.clock.now_ms());
-        let forgotten = self.shared.state.forget(key, floor_ms, &self.shared.types, &erase::without)?;
+        let forgotten = self.state.forget(key, floor_ms, &self.shared.types, &erase::without)?;
         let owners: BTreeSet<HistoryKey> = forgotten.keys.iter().cloned().collect();
-        for shard in 0..self.shared.shard_count() {
-            let mut dirty = self.shared.dirty(shard);
-            for owner in &owners {
-                if let Some(held) = dirty.get_mut(owner) {
-                    held.history.erase(floor_ms);
-                }
-            }
-        }
-        let letters =
-            erase::erase_dead_letters(&*self.shared.sink, "dead-letters", &owners, self.shared.settings.compression)?;
+        self.shared.erase_uncommitted(&owners, floor_ms);
+        let letters = erase::erase_dead_letters(
+            &*self.shared.sink,
+            object::DEAD_LETTERS,
+            &owners,
+            self.shared.settings.compression,
+        )?;
         Ok((forgotten, letters))
     }
 
     /// Writes a consistent backup of the state while everything goes on.
     pub fn backup(&self, out: impl Write) -> Result<BackupSummary, AskError> {
         let _one_at_a_time = lock(&self.operating);
-        Ok(self.shared.state.backup(out)?)
+        Ok(self.state.backup(out)?)
     }
 
     /// Commits the open cuts, then ends every thread.
@@ -295,34 +318,47 @@ impl Drop for RunningStream {
     }
 }
 
-fn drive(mut worker: Worker, shared: &Arc<Shared>, flush: &Mutex<Vec<u64>>, index: usize) -> Result<(), WorkerError> {
-    let shard = index as u32;
+fn drive(
+    mut worker: Worker,
+    shared: &Arc<Shared>,
+    flush: &Mutex<Vec<Position>>,
+    index: usize,
+) -> Result<(), WorkerError> {
+    let shard = worker.shard();
     while !shared.is_stopping() {
         let flush_to = lock(flush)[index];
-        if flush_to > shared.status(shard).committed {
-            // Read on to the wanted record first; then cut.
-            if worker.processed() >= flush_to {
-                worker.flush();
-            }
+        // Read on to the wanted record first; then cut.
+        if worker.processed() >= flush_to && !worker.is_clean() && worker.committed() < flush_to {
+            worker.flush();
         }
         match worker.step()? {
             Step::Worked => {}
-            Step::Idle { wait_ms } => shared.wait_for(shard, worker.processed(), Duration::from_millis(wait_ms)),
-            Step::Stalled { wait_ms } => shared.wait_for(shard, u64::MAX, Duration::from_millis(wait_ms)),
+            Step::Idle { wait_ms } => shared.wait_for(shard, Some(worker.processed()), Duration::from_millis(wait_ms)),
+            Step::Stalled { wait_ms } => shared.wait_for(shard, None, Duration::from_millis(wait_ms)),
+            // The embedded log is never split; a worker over another source would be followed by its children's.
+            Step::Ended => break,
         }
     }
     Ok(())
 }
 
-fn keep_house(shared: &Arc<Shared>, models: Option<&ModelSource>) {
+/// A failed engine has to be opened anew, so its port asks to stop writing; whoever starts processes may try again.
+fn kind_of(error: &WorkerError) -> ErrorKind {
+    match error.kind() {
+        ErrorKind::Fenced => ErrorKind::Retry,
+        kind => kind,
+    }
+}
+
+fn keep_house(shared: &Shared, state: &State, models: Option<&ModelSource>) {
     let mut trimmed_us = 0;
     let mut polled_us = shared.clock.monotonic_us();
     while !shared.is_stopping() {
-        check_disk(shared);
+        check_disk(shared, state);
         let now_us = shared.clock.monotonic_us();
         if now_us.saturating_sub(trimmed_us) >= TRIM_EVERY_MS * 1000 || trimmed_us == 0 {
             trimmed_us = now_us;
-            trim(shared);
+            trim(shared, state);
         }
         if let Some(models) = models
             && now_us.saturating_sub(polled_us) >= shared.settings.model_poll_ms * 1000
@@ -336,13 +372,13 @@ fn keep_house(shared: &Arc<Shared>, models: Option<&ModelSource>) {
 }
 
 /// Stops input while the disk has less free space than the settings ask for: a full disk would poison the log.
-fn check_disk(shared: &Shared) {
-    let free = rustix::fs::statvfs(shared.state.path()).map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize));
+fn check_disk(shared: &Shared, state: &State) {
+    let free = rustix::fs::statvfs(state.path()).map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize));
     match free {
         Ok(free) if free < shared.settings.disk_free_bytes_min => {
             let why = format!(
                 "the disk of {} has {} MB free, less than disk_free_bytes_min ({} MB): make room",
-                shared.state.path().display(),
+                state.path().display(),
                 free >> 20,
                 shared.settings.disk_free_bytes_min >> 20
             );
@@ -353,12 +389,12 @@ fn check_disk(shared: &Shared) {
     }
 }
 
-fn trim(shared: &Shared) {
+fn trim(shared: &Shared, state: &State) {
     let settings = &shared.settings;
     let kept_ms = i64::try_from(settings.retention_hours.saturating_mul(3_600_000)).unwrap_or(i64::MAX);
     let retention =
         Retention { oldest_ms: shared.clock.now_ms().saturating_sub(kept_ms), bytes_max: settings.retention_bytes };
-    match shared.state.trim(retention) {
+    match state.trim(retention) {
         Ok(trimmed) if trimmed.is_full => shared.set_blocked(
             "log",
             Some(format!(

@@ -1,7 +1,10 @@
 //! What the threads of one stream share: the state, the sink, the current model, each shard's uncommitted histories,
 //! health and totals. Locks are held for short, named reasons and always taken in the order of the fields below.
+//!
+//! A shard is here while its worker lives: [`crate::worker::Worker::new`] brings it, dropping the worker takes it away, so
+//! the map follows every split and merge and nobody is served from what a worker no longer holds.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -10,14 +13,16 @@ use anabranch_events::history::effective;
 use anabranch_events::{EventTypes, History, HistoryKey};
 use anabranch_models::Model;
 use anabranch_stores::lake::ObjectStore;
-use anabranch_stores::state::commit::Held;
-use anabranch_stores::state::{State, StateError};
+use anabranch_stores::state::State;
 use serde::Serialize;
 
 use crate::clock::Clock;
+use crate::embedded::EmbeddedState;
+use crate::histories::{self, Histories};
+use crate::latency::Latency;
 use crate::object::Counts;
+use crate::ports::{self, PortError, Position, ShardId, StateStore};
 use crate::settings::StreamSettings;
-use crate::transform::Histories;
 
 /// Receipt times kept for the latency histogram; beyond this a backlog is replayed and latency means nothing.
 const RECEIPTS_MAX: usize = 100_000;
@@ -25,8 +30,8 @@ const RECEIPTS_MAX: usize = 100_000;
 /// What all threads of a stream share.
 #[derive(Debug)]
 pub struct Shared {
-    /// Log, histories, checkpoints.
-    pub state: Arc<State>,
+    /// Histories and checkpoints.
+    pub state: Arc<dyn StateStore>,
     /// Where objects go.
     pub sink: Arc<dyn ObjectStore>,
     /// Settings under which histories are folded.
@@ -40,22 +45,56 @@ pub struct Shared {
     /// Workers hold it for reading while they change histories; erasing holds it for writing.
     gate: RwLock<()>,
     model: RwLock<Arc<Model>>,
-    shards: Vec<ShardShared>,
+    shards: RwLock<BTreeMap<ShardId, Arc<Shard>>>,
+    /// Counts of shards that are gone, so that totals never fall.
+    retired: Mutex<Counts>,
     health: Mutex<Health>,
     latency: Mutex<Latency>,
     stop: AtomicBool,
 }
 
+/// One shard, as its worker and those who ask see it.
 #[derive(Debug, Default)]
-struct ShardShared {
-    /// Histories changed since the last cut.
-    dirty: Mutex<HashMap<HistoryKey, Held>>,
+pub(crate) struct Shard {
+    /// Written by the shard's worker (and by erasing, while everything stands still).
+    pub(crate) histories: RwLock<Histories>,
     status: Mutex<ShardStatus>,
     /// When records were received, by the monotonic clock, until their lists are readable.
-    receipts: Mutex<VecDeque<(u64, u64)>>,
-    /// Newest sequence number appended, and a bell for the worker.
-    newest: Mutex<u64>,
+    receipts: Mutex<VecDeque<(Position, u64)>>,
+    /// Newest record appended, where somebody says so, and a bell for the worker.
+    newest: Mutex<Position>,
     bell: Condvar,
+}
+
+impl Shard {
+    pub(crate) fn update_status(&self, update: impl FnOnce(&mut ShardStatus)) {
+        update(&mut lock(&self.status));
+    }
+
+    fn status(&self) -> ShardStatus {
+        let newest = *lock(&self.newest);
+        let mut status = lock(&self.status).clone();
+        status.newest = status.newest.max(newest);
+        status
+    }
+}
+
+/// What a shard waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    Reader,
+    State,
+    Sink,
+}
+
+impl Cause {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Reader => "reader",
+            Self::State => "state",
+            Self::Sink => "sink",
+        }
+    }
 }
 
 /// Where a shard stands.
@@ -63,17 +102,21 @@ struct ShardShared {
 #[serde(rename_all = "camelCase")]
 pub struct ShardStatus {
     /// Everything up to here is delivered and committed.
-    pub committed: u64,
+    pub committed: Position,
     /// Everything up to here is processed and served from memory.
-    pub processed: u64,
-    /// Newest record in the log.
-    pub newest: u64,
-    /// Counts of committed cuts since the start of the process.
+    pub processed: Position,
+    /// Newest record that is known of; the embedded log knows its own, Kinesis does not tell.
+    pub newest: Position,
+    /// How far the reader is behind the newest record, in milliseconds, where the source says so.
+    pub behind_ms: Option<u64>,
+    /// Counts of committed cuts since the start of the worker.
     pub counts: Counts,
-    /// Objects written since the start of the process.
+    /// Objects written since the start of the worker.
     pub objects: u64,
     /// Why the shard waits, if it does.
     pub stalled: Option<String>,
+    #[serde(skip)]
+    cause: Option<Cause>,
 }
 
 /// Why the stream takes no input, by reason; empty when it does.
@@ -82,64 +125,11 @@ struct Health {
     reasons: std::collections::BTreeMap<&'static str, String>,
 }
 
-/// Times from receipt to list, in microseconds: power-of-two buckets split in eight, so a quantile errs by less than
-/// a tenth.
-#[derive(Clone, Debug)]
-pub struct Latency {
-    buckets: Vec<u64>,
-    count: u64,
-    sum_us: u64,
-}
-
-const SUBBUCKETS: usize = 8;
-
-impl Default for Latency {
-    fn default() -> Self {
-        Self { buckets: vec![0; 64 * SUBBUCKETS], count: 0, sum_us: 0 }
-    }
-}
-
-impl Latency {
-    /// Adds one time.
-    pub fn record(&mut self, us: u64) {
-        let us = us.max(SUBBUCKETS as u64);
-        let exponent = us.ilog2() as usize;
-        let sub = ((us >> (exponent - 3)) as usize) & (SUBBUCKETS - 1);
-        self.buckets[exponent * SUBBUCKETS + sub] += 1;
-        self.count += 1;
-        self.sum_us += us;
-    }
-
-    /// Number of times recorded.
-    pub const fn count(&self) -> u64 {
-        self.count
-    }
-
-    /// Sum of all times, in microseconds.
-    pub const fn sum_us(&self) -> u64 {
-        self.sum_us
-    }
-
-    /// The upper end of the bucket that holds quantile `q`, in microseconds; 0 if nothing was recorded.
-    pub fn quantile_us(&self, q: f64) -> u64 {
-        let wanted = (q * self.count as f64).ceil() as u64;
-        let mut seen = 0;
-        for (index, count) in self.buckets.iter().enumerate() {
-            seen += count;
-            if seen >= wanted && *count > 0 {
-                let (exponent, sub) = (index / SUBBUCKETS, index % SUBBUCKETS);
-                return ((SUBBUCKETS + sub + 1) as u64) << (exponent - 3);
-            }
-        }
-        0
-    }
-}
-
-/// What [`Shared::new`] is made of.
+/// What [`Shared::new`] is made of. A running stream is made of the same with the embedded state itself.
 #[derive(Debug)]
-pub struct SharedParts {
-    /// Log, histories, checkpoints.
-    pub state: Arc<State>,
+pub struct SharedParts<S = Arc<dyn StateStore>> {
+    /// Histories and checkpoints.
+    pub state: S,
     /// Where objects go.
     pub sink: Arc<dyn ObjectStore>,
     /// Settings under which histories are folded.
@@ -154,10 +144,24 @@ pub struct SharedParts {
     pub clock: Arc<dyn Clock>,
 }
 
+impl SharedParts<Arc<State>> {
+    /// The same over the port of the embedded state.
+    pub fn over_port(self) -> SharedParts {
+        SharedParts {
+            state: Arc::new(EmbeddedState::new(self.state)),
+            sink: self.sink,
+            types: self.types,
+            settings: self.settings,
+            namespace: self.namespace,
+            model: self.model,
+            clock: self.clock,
+        }
+    }
+}
+
 impl Shared {
-    /// Brings the parts together.
+    /// Brings the parts together. There is no shard yet.
     pub fn new(parts: SharedParts) -> Self {
-        let shards = (0..parts.state.identity().shards).map(|_| ShardShared::default()).collect();
         Self {
             state: parts.state,
             sink: parts.sink,
@@ -167,16 +171,53 @@ impl Shared {
             clock: parts.clock,
             gate: RwLock::new(()),
             model: RwLock::new(parts.model),
-            shards,
+            shards: RwLock::default(),
+            retired: Mutex::default(),
             health: Mutex::default(),
             latency: Mutex::default(),
             stop: AtomicBool::new(false),
         }
     }
 
-    /// Number of shards.
-    pub fn shard_count(&self) -> u32 {
-        self.shards.len() as u32
+    /// Brings a shard in, as new. A second worker of the same shard takes the place of the first.
+    pub(crate) fn enter_shard(&self, id: ShardId) -> Arc<Shard> {
+        let shard = Arc::new(Shard::default());
+        let before = self.shards_mut().insert(id, Arc::clone(&shard));
+        if let Some(before) = before {
+            self.retire(&before);
+        }
+        shard
+    }
+
+    /// Takes a shard away, unless another worker's stands in its place already.
+    pub(crate) fn leave_shard(&self, id: ShardId, shard: &Arc<Shard>) {
+        {
+            let mut shards = self.shards_mut();
+            if !shards.get(&id).is_some_and(|held| Arc::ptr_eq(held, shard)) {
+                return;
+            }
+            shards.remove(&id);
+        }
+        self.retire(shard);
+    }
+
+    fn retire(&self, shard: &Shard) {
+        lock(&self.retired).add(&shard.status().counts);
+        self.note_progress(shard);
+    }
+
+    fn shards_mut(&self) -> RwLockWriteGuard<'_, BTreeMap<ShardId, Arc<Shard>>> {
+        self.shards.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The shards that have a worker now, in order.
+    fn shards(&self) -> Vec<(ShardId, Arc<Shard>)> {
+        let shards = self.shards.read().unwrap_or_else(PoisonError::into_inner);
+        shards.iter().map(|(id, shard)| (*id, Arc::clone(shard))).collect()
+    }
+
+    fn shard(&self, id: ShardId) -> Option<Arc<Shard>> {
+        self.shards.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
 
     /// The current model. Take it once for a batch: it may be replaced at any time.
@@ -199,49 +240,66 @@ impl Shared {
         self.gate.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A shard's uncommitted histories.
-    pub fn dirty(&self, shard: u32) -> MutexGuard<'_, HashMap<HistoryKey, Held>> {
-        lock(&self.shards[shard as usize].dirty)
-    }
-
     /// The history of `key` as it stands: what is stored joined with what shards hold uncommitted.
-    pub fn history(&self, key: &HistoryKey) -> Result<Option<History>, StateError> {
-        let mut joined = self.state.history(key, &self.types)?.map(|held| held.history);
-        for shard in 0..self.shard_count() {
-            if let Some(held) = self.dirty(shard).get(key) {
+    pub fn history(&self, key: &HistoryKey) -> Result<Option<History>, PortError> {
+        // Memory first: what a worker commits in between is then seen twice, never missed.
+        let mut joined: Option<History> = None;
+        for (_, shard) in self.shards() {
+            if let Some(held) = histories::read(&shard.histories).uncommitted().get(key) {
                 joined.get_or_insert_default().join(&held.history, &self.types);
             }
         }
-        Ok(joined)
+        match (ports::history(&*self.state, key, &self.types)?, joined) {
+            (Some(mut stored), Some(joined)) => {
+                stored.join(&joined, &self.types);
+                Ok(Some(stored))
+            }
+            (stored, joined) => Ok(stored.or(joined)),
+        }
     }
 
     /// The effective history of `key`: joined with those of the sessions known to be the same person's.
-    pub fn effective(&self, key: &HistoryKey) -> Result<Option<History>, StateError> {
+    pub fn effective(&self, key: &HistoryKey) -> Result<Option<History>, PortError> {
         effective(key, &self.types, &mut |key| self.history(key))
     }
 
-    /// Says that records up to `sequence` are in the log, received at `received_us`.
-    pub fn announce(&self, shard: u32, sequences: &[u64], received_us: u64) {
-        let Some(&last) = sequences.last() else { return };
-        let shard = &self.shards[shard as usize];
+    /// Erases what the shards hold uncommitted of `owners`. The caller lets everything stand still.
+    pub(crate) fn erase_uncommitted(&self, owners: &BTreeSet<HistoryKey>, floor_ms: i64) {
+        for (_, shard) in self.shards() {
+            let mut held = histories::write(&shard.histories);
+            for owner in owners {
+                held.erase(owner, floor_ms);
+            }
+        }
+    }
+
+    /// Says that these records are in the log, received at `received_us`.
+    pub fn announce(&self, id: ShardId, records: &[Position], received_us: u64) {
+        let (Some(&last), Some(shard)) = (records.last(), self.shard(id)) else { return };
         {
             let mut receipts = lock(&shard.receipts);
             if receipts.len() < RECEIPTS_MAX {
-                receipts.extend(sequences.iter().map(|&sequence| (sequence, received_us)));
+                receipts.extend(records.iter().map(|&record| (record, received_us)));
             }
         }
+        self.note_newest(id, last);
+    }
+
+    /// Says how far the shard's log goes.
+    pub(crate) fn note_newest(&self, id: ShardId, position: Position) {
+        let Some(shard) = self.shard(id) else { return };
         let mut newest = lock(&shard.newest);
-        *newest = (*newest).max(last);
+        *newest = (*newest).max(position);
         shard.bell.notify_all();
     }
 
-    /// Says that the lists of records up to `sequence` are readable.
-    pub(crate) fn note_readable(&self, shard: u32, sequence: u64) {
+    /// Says that the lists of records up to `position` are readable.
+    pub(crate) fn note_readable(&self, shard: &Shard, position: Position) {
         let now_us = self.clock.monotonic_us();
-        let mut receipts = lock(&self.shards[shard as usize].receipts);
+        let mut receipts = lock(&shard.receipts);
         let mut latency = lock(&self.latency);
         while let Some(&(of, received_us)) = receipts.front() {
-            if of > sequence {
+            if of > position {
                 break;
             }
             latency.record(now_us.saturating_sub(received_us));
@@ -249,18 +307,19 @@ impl Shared {
         }
     }
 
-    /// Waits until the shard has a record after `sequence`, or `wait` is over, or the stream stops.
-    pub fn wait_for(&self, shard: u32, sequence: u64, wait: Duration) {
-        let shard = &self.shards[shard as usize];
+    /// Waits until the shard has a record after `position` (`None`: whatever it has), or `wait` is over, or the stream
+    /// stops.
+    pub fn wait_for(&self, id: ShardId, position: Option<Position>, wait: Duration) {
+        let Some(shard) = self.shard(id) else { return std::thread::park_timeout(wait) };
         let newest = lock(&shard.newest);
-        if *newest <= sequence && !self.is_stopping() {
+        if position.is_none_or(|position| *newest <= position) && !self.is_stopping() {
             drop(shard.bell.wait_timeout(newest, wait).unwrap_or_else(PoisonError::into_inner));
         }
     }
 
     /// Rings every shard's bell.
     pub fn wake_all(&self) {
-        for shard in &self.shards {
+        for (_, shard) in self.shards() {
             let _newest = lock(&shard.newest);
             shard.bell.notify_all();
         }
@@ -304,23 +363,47 @@ impl Shared {
         Some(health.reasons.values().map(String::as_str).collect::<Vec<_>>().join("; "))
     }
 
-    /// Where a shard stands.
-    pub fn status(&self, shard: u32) -> ShardStatus {
-        let shared = &self.shards[shard as usize];
-        let newest = *lock(&shared.newest);
-        let mut status = lock(&shared.status).clone();
-        status.newest = status.newest.max(newest);
-        status
+    /// Notes why a shard waits, and stops input for it.
+    pub(crate) fn note_stall(&self, shard: &Shard, cause: Cause, why: String) {
+        if lock(&shard.status).cause != Some(cause) {
+            // What it waited for before is there; now it waits for something else.
+            self.note_progress(shard);
+        }
+        shard.update_status(|status| {
+            status.stalled = Some(why.clone());
+            status.cause = Some(cause);
+        });
+        self.set_blocked(cause.name(), Some(why));
     }
 
-    pub(crate) fn update_status(&self, shard: u32, update: impl FnOnce(&mut ShardStatus)) {
-        update(&mut lock(&self.shards[shard as usize].status));
+    /// Notes that a shard waits no longer. Input goes on once no shard waits for the same.
+    pub(crate) fn note_progress(&self, shard: &Shard) {
+        let mut ended = None;
+        shard.update_status(|status| {
+            status.stalled = None;
+            ended = status.cause.take();
+        });
+        if let Some(cause) = ended
+            && !self.shards().iter().any(|(_, shard)| lock(&shard.status).cause == Some(cause))
+        {
+            self.set_blocked(cause.name(), None);
+        }
+    }
+
+    /// Where a shard stands, if it has a worker.
+    pub fn status(&self, id: ShardId) -> Option<ShardStatus> {
+        self.shard(id).map(|shard| shard.status())
+    }
+
+    /// Where every shard stands.
+    pub fn statuses(&self) -> Vec<(ShardId, ShardStatus)> {
+        self.shards().into_iter().map(|(id, shard)| (id, shard.status())).collect()
     }
 
     /// Counts of committed cuts over all shards since the start of the process.
     pub fn totals(&self) -> Counts {
-        let mut totals = Counts::default();
-        (0..self.shard_count()).for_each(|shard| totals.add(&self.status(shard).counts));
+        let mut totals = *lock(&self.retired);
+        self.shards().iter().for_each(|(_, shard)| totals.add(&shard.status().counts));
         totals
     }
 
@@ -334,50 +417,4 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A thread that panicked while holding a lock has ended its worker, and the process reports it; the data behind
     // these locks is replaced as a whole, so it is never half-changed.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// One shard's view of histories: its uncommitted ones over the stored ones.
-#[derive(Debug)]
-pub struct ShardHistories<'a> {
-    /// Stored histories.
-    pub state: &'a State,
-    /// Settings under which they are folded.
-    pub types: &'a EventTypes,
-    /// Uncommitted histories.
-    pub dirty: &'a mut HashMap<HistoryKey, Held>,
-}
-
-impl Histories for ShardHistories<'_> {
-    type Error = StateError;
-
-    fn history_mut(&mut self, key: &HistoryKey) -> Result<&mut History, StateError> {
-        if !self.dirty.contains_key(key) {
-            let held = self.state.history(key, self.types)?.unwrap_or_default();
-            self.dirty.insert(key.clone(), held);
-        }
-        Ok(&mut self.dirty.get_mut(key).expect("it was there or was inserted above").history)
-    }
-
-    fn peek(&mut self, key: &HistoryKey) -> Result<Option<History>, StateError> {
-        match self.dirty.get(key) {
-            Some(held) => Ok(Some(held.history.clone())),
-            None => Ok(self.state.history(key, self.types)?.map(|held| held.history)),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quantiles_are_within_a_tenth() {
-        let mut latency = Latency::default();
-        (1..=10_000_u64).for_each(|us| latency.record(us));
-        for (q, exact) in [(0.5, 5000.0), (0.99, 9900.0), (1.0, 10_000.0)] {
-            let found = latency.quantile_us(q) as f64;
-            assert!(found >= exact * 0.99 && found <= exact * 1.13, "{q}: {found}");
-        }
-        assert_eq!(Latency::default().quantile_us(0.5), 0);
-    }
 }

@@ -1,10 +1,10 @@
 //! A small world for tests, of this crate and of those above it: a trained model over twenty items, a clock that stands
-//! still. No part of the API: it is hidden from the docs, panics on any fault, and may change at any time.
+//! still, a shard and a state in memory that fail on demand, and what every adapter of the ports must pass. No part of the API: it is hidden from the docs, panics on any fault, and may change at any time.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use anabranch_events::{EventSettings, EventTypes};
 use anabranch_models::ials::IalsSettings;
@@ -14,13 +14,20 @@ use anabranch_stores::lake::ObjectStore;
 use anabranch_stores::state::{Create, State};
 
 use crate::clock::Clock;
+use crate::ports::StateStore;
 use crate::settings::StreamSettings;
 use crate::shared::SharedParts;
+
+mod conformance;
+mod memory;
+
+pub use conformance::{ShardFixture, shard_reader_conformance, state_store_conformance};
+pub use memory::{Faults, MemoryShard, MemoryState, When};
 
 /// Where the clock stands, milliseconds since 1970.
 pub const NOW_MS: i64 = 1_700_000_000_000;
 
-/// A clock that stands still.
+/// A clock that stands still until it is moved.
 #[derive(Debug)]
 pub struct TestClock(AtomicI64);
 
@@ -28,6 +35,11 @@ impl TestClock {
     /// At [`NOW_MS`].
     pub fn new() -> Arc<Self> {
         Arc::new(Self(AtomicI64::new(NOW_MS)))
+    }
+
+    /// Moves on.
+    pub fn advance_ms(&self, ms: i64) {
+        self.0.fetch_add(ms, Ordering::SeqCst);
     }
 }
 
@@ -51,8 +63,13 @@ pub fn types() -> EventTypes {
     events().compile().unwrap()
 }
 
-/// Twenty items in four groups; thirty users who stay in their group.
+/// Twenty items in four groups; thirty users who stay in their group. Trained once a process.
 pub fn model() -> Arc<Model> {
+    static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
+    Arc::clone(MODEL.get_or_init(train))
+}
+
+fn train() -> Arc<Model> {
     let index = ItemIndex::new((0..20).map(|i| format!("i{i}")).collect()).unwrap();
     let rows: Vec<Vec<(u32, f32)>> = (0..30_u32)
         .map(|user| {
@@ -82,8 +99,19 @@ pub fn parts(
     sink: Arc<dyn ObjectStore>,
     clock: Arc<TestClock>,
     settings: StreamSettings,
-) -> SharedParts {
+) -> SharedParts<Arc<State>> {
     let namespace = state.identity().namespace();
+    SharedParts { state, sink, types: types(), settings, namespace, model: model(), clock }
+}
+
+/// The same over any port.
+pub fn port_parts(
+    state: Arc<dyn StateStore>,
+    sink: Arc<dyn ObjectStore>,
+    clock: Arc<TestClock>,
+    settings: StreamSettings,
+) -> SharedParts {
+    let namespace = format!("clicks-{NOW_MS}");
     SharedParts { state, sink, types: types(), settings, namespace, model: model(), clock }
 }
 

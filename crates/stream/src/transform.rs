@@ -1,5 +1,6 @@
 //! What a batch of records does: decode → join → recommend. The same function serves the laptop's worker and, through
-//! other ports, AWS. It is pure but for reading histories: equal records, histories and model give equal bytes.
+//! other ports, AWS. It is pure: equal records, histories and model give equal bytes. Between decoding and joining the
+//! caller brings the histories that the batch names ([`crate::histories::read_ahead`]).
 //!
 //! In per-event mode the list of an event uses the history as of that event, whatever the batch: rows are taken while
 //! joining, one event at a time, and only the scoring is done for the whole batch (its result does not depend on the
@@ -7,33 +8,28 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::convert::Infallible;
 
-use anabranch_events::history::{WithHistory, effective};
+use anabranch_events::history::effective;
 use anabranch_events::recommendation::recommendation_id;
 use anabranch_events::wire::decode_record;
 use anabranch_events::{
-    Event, EventTypes, History, HistoryKey, Outcome, Recommendation, RecommendedItem, Rejection, Trigger, apply_event,
+    Event, EventTypes, HistoryKey, Outcome, Recommendation, RecommendedItem, Rejection, Trigger, apply_event,
 };
 use anabranch_models::{Hide, Model, Query, Scratch};
-use anabranch_stores::state::log::{LogRecord, shard_id};
 use base64::Engine as _;
 use serde::Serialize;
 
+use crate::histories::Histories;
 use crate::object::Counts;
+use crate::ports::{Record, SequenceNumber, ShardId};
 use crate::settings::Mode;
 
 /// The version that records carry while no overlay applies.
 pub const NO_OVERLAY: &str = "0";
 
-/// Histories as one shard sees them: its own uncommitted ones over the stored ones.
-pub trait Histories {
-    /// What reading can fail with.
-    type Error;
-    /// The history of `key`, to be changed; empty if there is none.
-    fn history_mut(&mut self, key: &HistoryKey) -> Result<&mut History, Self::Error>;
-    /// A copy of the history of `key`, without making it this shard's own.
-    fn peek(&mut self, key: &HistoryKey) -> Result<Option<History>, Self::Error>;
-}
+/// Lists scored together at a cut in per-user mode.
+const LISTS_AT_ONCE: usize = 256;
 
 /// What stays the same over a stream's batches.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +39,7 @@ pub struct Transform<'a> {
     /// Namespace of the stream, part of every id.
     pub namespace: &'a str,
     /// The shard.
-    pub shard: u32,
+    pub shard: ShardId,
     /// When a list is made.
     pub mode: Mode,
     /// Length of a list.
@@ -62,22 +58,55 @@ pub struct Output {
     /// What happened.
     pub counts: Counts,
     /// Per-user mode: the newest applied event of each user, in the order of their first.
-    touched: Vec<Triggering>,
+    touched: Vec<Triggering<'static>>,
     touched_by: HashMap<HistoryKey, usize>,
+}
+
+/// Records, decoded once.
+#[derive(Debug)]
+pub struct Batch<'a> {
+    records: &'a [Record],
+    decoded: Vec<(&'a Record, Result<Decoded<'a>, Rejection>)>,
+}
+
+#[derive(Debug)]
+struct Decoded<'a> {
+    event: Event<'a>,
+    owner: HistoryKey,
+    /// The session that an event of a known user tells the owner of.
+    session: Option<HistoryKey>,
+}
+
+impl Batch<'_> {
+    /// Every history that the batch changes; some more than once.
+    pub fn touched(&self) -> impl Iterator<Item = &HistoryKey> {
+        self.events().flat_map(|decoded| std::iter::once(&decoded.owner).chain(&decoded.session))
+    }
+
+    /// Whose events they are; some more than once.
+    pub fn owners(&self) -> impl Iterator<Item = &HistoryKey> + Clone {
+        self.events().map(|decoded| &decoded.owner)
+    }
+
+    fn events(&self) -> impl Iterator<Item = &Decoded<'_>> + Clone {
+        self.decoded.iter().filter_map(|(_, decoded)| decoded.as_ref().ok())
+    }
 }
 
 /// An event that earned a list.
 #[derive(Clone, Debug)]
-struct Triggering {
+struct Triggering<'a> {
     owner: HistoryKey,
-    event: Event<'static>,
-    sequence: u64,
+    event: Event<'a>,
+    number: SequenceNumber,
+    sub: Option<u64>,
     arrival_ms: i64,
 }
 
-/// A list to be scored.
-struct Pending {
-    triggering: Triggering,
+/// A list to be scored: the question is fixed, the answer a function of it and the model.
+#[derive(Debug)]
+pub struct Pending<'a> {
+    triggering: Triggering<'a>,
     row: Vec<(u32, f32)>,
     hidden: Vec<u32>,
 }
@@ -88,6 +117,8 @@ struct Pending {
 struct DeadLetter<'a> {
     shard_id: String,
     sequence_number: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sub_sequence_number: Option<u64>,
     arrival_time_ms: i64,
     partition_key: &'a str,
     code: &'a str,
@@ -99,118 +130,96 @@ struct DeadLetter<'a> {
 }
 
 impl Transform<'_> {
-    /// Decodes and joins a batch; in per-event mode also makes its lists. Adds to `output`.
-    pub fn batch<H: Histories>(
-        &self,
-        records: &[LogRecord],
-        histories: &mut H,
-        model: &Model,
-        scratch: &mut Scratch,
-        output: &mut Output,
-    ) -> Result<(), H::Error> {
-        let pending = self.join(records, histories, model, output)?;
-        self.score(&pending, model, scratch, output);
-        Ok(())
-    }
-
-    /// The joining half of [`Transform::batch`], for callers that hold a lock on the histories only as long as needed.
-    fn join<H: Histories>(
-        &self,
-        records: &[LogRecord],
-        histories: &mut H,
-        model: &Model,
-        output: &mut Output,
-    ) -> Result<Vec<Pending>, H::Error> {
-        let mut pending = Vec::new();
+    /// Decodes records. What does not decode becomes a dead letter when the batch is joined.
+    pub fn decode<'a>(&self, records: &'a [Record]) -> Batch<'a> {
+        let mut decoded = Vec::with_capacity(records.len());
         for record in records {
-            output.counts.records += 1;
-            let Some(data) = &record.data else {
-                output.counts.erased += 1;
-                continue;
-            };
-            let mut failure = None;
-            decode_record(data, self.types, record.arrival_ms, |decoded| match decoded {
-                Ok(_) if failure.is_some() => {}
-                Ok(event) => match self.join_event(&event, record, histories, model, output) {
-                    Ok(list) => pending.extend(list),
-                    Err(error) => failure = Some(error),
-                },
-                Err(rejection) => self.reject(record, data, &rejection, output),
+            let Some(data) = &record.data else { continue };
+            decode_record(data, self.types, record.arrival_ms, |event| {
+                let event = event.map(|event| {
+                    let owner = event.history_key();
+                    let session = event.user.as_ref().and(event.session.as_ref());
+                    let session = session.map(|session| HistoryKey::Session(session.as_ref().into()));
+                    Decoded { event, owner, session }
+                });
+                decoded.push((record, event));
             });
-            if let Some(error) = failure {
-                return Err(error);
-            }
         }
-        Ok(pending)
+        Batch { records, decoded }
     }
 
-    fn join_event<H: Histories>(
+    /// Joins a batch, one event after the other. In per-event mode the answer holds the questions of its lists, each
+    /// with the history as of its event; [`Transform::score`] makes the lists, and needs the histories no longer.
+    pub fn join<'a>(
         &self,
-        event: &Event<'_>,
-        record: &LogRecord,
-        histories: &mut H,
+        batch: Batch<'a>,
+        histories: &mut Histories,
         model: &Model,
         output: &mut Output,
-    ) -> Result<Option<Pending>, H::Error> {
-        output.counts.accepted += 1;
-        let outcome = apply(event, self.types, histories)?;
-        match outcome {
-            Outcome::Duplicate => output.counts.duplicate += 1,
-            Outcome::Late => output.counts.late += 1,
-            Outcome::Applied => {
-                let triggering = Triggering {
-                    owner: event.history_key(),
-                    event: event.clone().into_owned(),
-                    sequence: record.sequence,
-                    arrival_ms: record.arrival_ms,
-                };
-                match self.mode {
-                    Mode::PerEvent => return self.question(triggering, histories, model).map(Some),
-                    Mode::PerUser => output.touch(triggering),
+    ) -> Vec<Pending<'a>> {
+        output.counts.records += batch.records.len() as u64;
+        output.counts.erased += batch.records.iter().filter(|record| record.data.is_none()).count() as u64;
+        let mut pending = Vec::with_capacity(if self.mode == Mode::PerEvent { batch.decoded.len() } else { 0 });
+        for (record, decoded) in batch.decoded {
+            let Decoded { event, owner, .. } = match decoded {
+                Ok(decoded) => decoded,
+                Err(rejection) => {
+                    self.reject(record, &rejection, output);
+                    continue;
+                }
+            };
+            output.counts.accepted += 1;
+            match apply(&event, self.types, histories) {
+                Outcome::Duplicate => output.counts.duplicate += 1,
+                Outcome::Late => output.counts.late += 1,
+                Outcome::Applied => {
+                    let (number, sub, arrival_ms) = (record.position.number, record.sub, record.arrival_ms);
+                    match self.mode {
+                        Mode::PerEvent => {
+                            let triggering = Triggering { owner, event, number, sub, arrival_ms };
+                            pending.push(self.question(triggering, histories, model));
+                        }
+                        Mode::PerUser => {
+                            let event = event.into_owned();
+                            output.touch(Triggering { owner, event, number, sub, arrival_ms });
+                        }
+                    }
                 }
             }
         }
-        Ok(None)
+        pending
     }
 
     /// In per-user mode: the lists of all users touched since the last cut. Nothing in per-event mode.
-    pub fn finish<H: Histories>(
-        &self,
-        histories: &mut H,
-        model: &Model,
-        scratch: &mut Scratch,
-        output: &mut Output,
-    ) -> Result<(), H::Error> {
+    pub fn finish(&self, histories: &Histories, model: &Model, scratch: &mut Scratch, output: &mut Output) {
         output.touched_by.clear();
-        for chunk in std::mem::take(&mut output.touched).chunks(256) {
-            let pending: Vec<Pending> = chunk
-                .iter()
-                .map(|triggering| self.question(triggering.clone(), histories, model))
-                .collect::<Result<_, _>>()?;
+        let mut touched = std::mem::take(&mut output.touched).into_iter().peekable();
+        while touched.peek().is_some() {
+            let pending: Vec<Pending<'_>> = touched
+                .by_ref()
+                .take(LISTS_AT_ONCE)
+                .map(|triggering| self.question(triggering, histories, model))
+                .collect();
             self.score(&pending, model, scratch, output);
         }
-        Ok(())
     }
 
     /// The question that a list answers, from the history as it stands.
-    fn question<H: Histories>(
-        &self,
-        triggering: Triggering,
-        histories: &mut H,
-        model: &Model,
-    ) -> Result<Pending, H::Error> {
-        let own = histories.history_mut(&triggering.owner)?;
-        let is_alone = own.alias().is_none() && own.sessions().next().is_none();
-        let (row, hidden) = if is_alone {
+    fn question<'a>(&self, triggering: Triggering<'a>, histories: &Histories, model: &Model) -> Pending<'a> {
+        let owner = &triggering.owner;
+        let is_alone = histories.get(owner).filter(|own| own.alias().is_none() && own.sessions().next().is_none());
+        let (row, hidden) = if let Some(own) = is_alone {
             (model.row(own), model.hidden(own, self.hide))
         } else {
-            let joined = effective(&triggering.owner, self.types, &mut |key| histories.peek(key))?.unwrap_or_default();
+            let Ok(joined) = effective::<Infallible>(owner, self.types, &mut |key| Ok(histories.get(key).cloned()));
+            let joined = joined.unwrap_or_default();
             (model.row(&joined), model.hidden(&joined, self.hide))
         };
-        Ok(Pending { triggering, row, hidden })
+        Pending { triggering, row, hidden }
     }
 
-    fn score(&self, pending: &[Pending], model: &Model, scratch: &mut Scratch, output: &mut Output) {
+    /// Makes the lists.
+    pub fn score(&self, pending: &[Pending<'_>], model: &Model, scratch: &mut Scratch, output: &mut Output) {
         let queries: Vec<Query<'_>> =
             pending.iter().map(|p| Query { row: &p.row, exclude: &p.hidden, k: self.list_length }).collect();
         let lists = model.recommender().recommend(scratch, &queries);
@@ -225,7 +234,13 @@ impl Transform<'_> {
         }
     }
 
-    fn deliver(&self, triggering: &Triggering, list: &[anabranch_models::Scored], model: &Model, output: &mut Output) {
+    fn deliver(
+        &self,
+        triggering: &Triggering<'_>,
+        list: &[anabranch_models::Scored],
+        model: &Model,
+        output: &mut Output,
+    ) {
         let event = &triggering.event;
         let event_type = self.types.get(event.kind);
         let class = &self.types.classes()[usize::from(event_type.class)].name;
@@ -243,8 +258,9 @@ impl Transform<'_> {
             event_time_ms: event.time_ms,
             arrival_time_ms: triggering.arrival_ms,
             trigger,
-            shard_id: shard_id(self.shard).into(),
-            sequence_number: triggering.sequence.to_string().into(),
+            shard_id: self.shard.to_string().into(),
+            sequence_number: triggering.number.to_string().into(),
+            sub_sequence_number: triggering.sub,
             snapshot_version: Cow::Borrowed(model.version()),
             overlay_version: Cow::Borrowed(NO_OVERLAY),
             items: list
@@ -260,11 +276,13 @@ impl Transform<'_> {
         output.counts.delivered += 1;
     }
 
-    fn reject(&self, record: &LogRecord, data: &[u8], rejection: &Rejection, output: &mut Output) {
+    fn reject(&self, record: &Record, rejection: &Rejection, output: &mut Output) {
+        let data = record.data.as_deref().unwrap_or_default();
         let text = std::str::from_utf8(data).ok();
         let letter = DeadLetter {
-            shard_id: shard_id(self.shard),
-            sequence_number: record.sequence.to_string(),
+            shard_id: self.shard.to_string(),
+            sequence_number: record.position.number.to_string(),
+            sub_sequence_number: record.sub,
             arrival_time_ms: record.arrival_ms,
             partition_key: &record.partition_key,
             code: rejection.code.as_str(),
@@ -278,34 +296,27 @@ impl Transform<'_> {
     }
 
     /// Joins the events of records without making lists: rolling forward over what an object already delivered.
-    /// Dead letters and counts come out as they did the first time, since they are functions of the range.
-    pub fn roll_forward<H: Histories>(
-        &self,
-        records: &[LogRecord],
-        histories: &mut H,
-        output: &mut Output,
-    ) -> Result<(), H::Error> {
-        for record in records {
-            output.counts.records += 1;
-            let Some(data) = &record.data else { continue };
-            let mut failure = None;
-            decode_record(data, self.types, record.arrival_ms, |decoded| match decoded {
-                Ok(_) if failure.is_some() => {}
-                Ok(event) => {
-                    failure = apply(&event, self.types, histories).err();
+    /// Dead letters come out as they did the first time, since they are functions of the range.
+    pub fn roll_forward(&self, batch: Batch<'_>, histories: &mut Histories, output: &mut Output) {
+        output.counts.records += batch.records.len() as u64;
+        for (record, decoded) in batch.decoded {
+            match decoded {
+                Ok(decoded) => {
+                    apply(&decoded.event, self.types, histories);
                 }
-                Err(rejection) => self.reject(record, data, &rejection, output),
-            });
-            if let Some(error) = failure {
-                return Err(error);
+                Err(rejection) => self.reject(record, &rejection, output),
             }
         }
-        Ok(())
     }
 }
 
 impl Output {
-    fn touch(&mut self, triggering: Triggering) {
+    /// Per-user mode: who gets a list at the cut.
+    pub fn owners(&self) -> impl Iterator<Item = &HistoryKey> + Clone {
+        self.touched.iter().map(|triggering| &triggering.owner)
+    }
+
+    fn touch(&mut self, triggering: Triggering<'static>) {
         if let Some(&place) = self.touched_by.get(&triggering.owner) {
             self.touched[place] = triggering;
             self.counts.superseded += 1;
@@ -316,12 +327,6 @@ impl Output {
     }
 }
 
-fn apply<H: Histories>(event: &Event<'_>, types: &EventTypes, histories: &mut H) -> Result<Outcome, H::Error> {
-    let mut failure = None;
-    let with: &mut WithHistory<'_> = &mut |key, change| match histories.history_mut(key) {
-        Ok(history) => change(history),
-        Err(error) => failure = failure.take().or(Some(error)),
-    };
-    let outcome = apply_event(event, types, with);
-    failure.map_or(Ok(outcome), Err)
+fn apply(event: &Event<'_>, types: &EventTypes, histories: &mut Histories) -> Outcome {
+    apply_event(event, types, &mut |key, change| change(histories.get_mut(key)))
 }

@@ -9,26 +9,44 @@
 //! crash, a lost answer, a second worker) **rolls forward**: joins the events that the object covers, makes no list
 //! again, and goes on after its last record. So neither a crash anywhere nor a zombie can duplicate or overlap.
 //!
-//! [`Worker::step`] does one small thing and says what to wait for; a thread, or a simulation, drives it. When the sink
-//! fails in a way that may pass, the cut is kept and tried again, input stops, and the reason is told.
+//! [`Worker::step`] does one small thing and says what to wait for; a thread, or a simulation, drives it. When the
+//! reader, the state or the sink fails in a way that may pass, the worker keeps what it holds (a page, a cut, its place
+//! on the way of recovery), takes nothing else in, says why, and the next step tries the same again.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | here | the open cut: taking in, joining, committing, the end of a shard |
+//! | `deliver` | a cut on its way out |
+//! | `recover` | walking the chain of objects from the checkpoint to its end |
+//! | `error` | what can go wrong, and whether it may pass |
+//!
+//! Not here: which worker has which shard (a lease may be wrong for a while), and how often to ask an idle source.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use anabranch_models::{Model, Scratch};
-use anabranch_stores::ErrorKind;
-use anabranch_stores::lake::{LakeError, ObjectPath, PutOutcome};
-use anabranch_stores::state::StateError;
-use anabranch_stores::state::log::{LogRecord, shard_id};
+use anabranch_stores::lake::ObjectPath;
 
-use crate::object::{self, ObjectError, Trailer};
-use crate::shared::{ShardHistories, Shared};
-use crate::transform::{NO_OVERLAY, Output, Transform};
+use crate::histories::{self, read_ahead};
+use crate::object;
+use crate::ports::{Checkpoint, Commit, Page, Position, Record, ShardId, ShardReader};
+use crate::settings::Mode;
+use crate::shared::{Shard, Shared};
+use crate::transform::{Output, Transform};
+
+mod deliver;
+mod error;
+mod recover;
+
+use error::Trouble;
+pub use error::WorkerError;
 
 /// Bytes of records read at once.
 const READ_BYTES_MAX: usize = 4 << 20;
-/// Waiting times between attempts of a failing sink, in milliseconds: doubling up to the last.
+/// Waiting times between attempts of what fails, in milliseconds: doubling up to the last.
 const BACKOFF_MS: [u64; 7] = [100, 200, 400, 800, 1600, 3200, 5000];
+/// Wait after an empty page that is not the newest, in milliseconds: a shard of Kinesis answers five reads a second.
+const EMPTY_PAGE_MS: u64 = 200;
 
 /// What a step did, and what to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,95 +58,52 @@ pub enum Step {
         /// Milliseconds.
         wait_ms: u64,
     },
-    /// The sink fails for now; step again after this many milliseconds.
+    /// Reader, state or sink fails for now; step again after this many milliseconds.
     Stalled {
         /// Milliseconds.
         wait_ms: u64,
     },
-}
-
-/// Why a worker ends.
-#[derive(Debug, thiserror::Error)]
-pub enum WorkerError {
-    /// The state failed.
-    #[error("{shard}: {source}")]
-    State {
-        /// The shard.
-        shard: String,
-        /// What happened.
-        source: StateError,
-    },
-    /// The sink refuses in a way that waiting does not mend.
-    #[error("{shard}: the sink refuses object {path}: {source}")]
-    Sink {
-        /// The shard.
-        shard: String,
-        /// The object.
-        path: String,
-        /// What happened.
-        source: LakeError,
-    },
-    /// An object of the chain does not read.
-    #[error("{shard}: {source}; move it away only if its lists may be made again")]
-    Object {
-        /// The shard.
-        shard: String,
-        /// What happened.
-        source: ObjectError,
-    },
-    /// Compression failed.
-    #[error("{shard}: compressing an object failed: {source}")]
-    Compress {
-        /// The shard.
-        shard: String,
-        /// What happened.
-        source: std::io::Error,
-    },
-}
-
-impl WorkerError {
-    /// What the caller can do.
-    pub fn kind(&self) -> ErrorKind {
-        match self {
-            Self::State { source, .. } => source.kind(),
-            Self::Sink { source, .. } => source.kind(),
-            Self::Object { .. } => ErrorKind::Corrupt,
-            Self::Compress { .. } => ErrorKind::Bug,
-        }
-    }
-}
-
-/// A cut on its way out. Its bytes do not change between attempts.
-#[derive(Debug)]
-struct Cut {
-    object: ObjectPath,
-    bytes: Vec<u8>,
-    trailer: Trailer,
-    dead_letters: Option<(ObjectPath, Vec<u8>)>,
-    is_delivered: bool,
+    /// The shard was closed and everything in it is committed, its end too. There is nothing left to do, ever.
+    Ended,
 }
 
 #[derive(Debug)]
 enum Phase {
-    /// Looking for objects beyond the checkpoint.
-    Recovering,
+    /// Looking for objects beyond the checkpoint; `None` before the checkpoint is read.
+    Recovering(Option<Box<recover::Walk>>),
     /// Taking in records.
     Open,
     /// A cut is on its way out.
-    Delivering(Box<Cut>),
+    Delivering(Box<deliver::Cut>),
+    /// The shard is read to its end.
+    Ended,
+}
+
+/// How the open cut began.
+#[derive(Clone, Copy, Debug)]
+struct First {
+    position: Position,
+    arrival_ms: i64,
+    /// When it was processed, by the monotonic clock.
+    opened_us: u64,
 }
 
 /// One shard's worker.
 #[derive(Debug)]
 pub struct Worker {
     shared: Arc<Shared>,
-    shard: u32,
-    /// The open cut comes after this record: everything up to it is committed.
-    after: u64,
+    id: ShardId,
+    shard: Arc<Shard>,
+    reader: Box<dyn ShardReader>,
+    /// The open cut comes after this: everything up to it is committed.
+    after: Position,
     /// Everything up to here is applied.
-    processed: u64,
-    /// Arrival of the first record of the open cut, and when it was processed.
-    first: Option<(u64, i64, u64)>,
+    processed: Position,
+    /// What was read after `processed` and is not applied yet.
+    page: Option<Page>,
+    /// No record comes after `processed` and `page`.
+    is_at_end: bool,
+    first: Option<First>,
     output: Output,
     scratch: Option<(Arc<Model>, Scratch)>,
     phase: Phase,
@@ -137,17 +112,22 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker for `shard`, before its recovery.
-    pub fn new(shared: Arc<Shared>, shard: u32) -> Self {
+    /// A worker for shard `id`, whose records `reader` reads, before its recovery.
+    pub fn new(shared: Arc<Shared>, id: ShardId, reader: Box<dyn ShardReader>) -> Self {
+        let shard = shared.enter_shard(id);
         Self {
             shared,
+            id,
             shard,
-            after: 0,
-            processed: 0,
+            reader,
+            after: Position::START,
+            processed: Position::START,
+            page: None,
+            is_at_end: false,
             first: None,
             output: Output::default(),
             scratch: None,
-            phase: Phase::Recovering,
+            phase: Phase::Recovering(None),
             attempts: 0,
             is_flushing: false,
         }
@@ -155,10 +135,27 @@ impl Worker {
 
     /// Does one thing. See the module's documentation.
     pub fn step(&mut self) -> Result<Step, WorkerError> {
-        match &self.phase {
-            Phase::Recovering => self.recover(),
+        let done = match &self.phase {
+            Phase::Recovering(_) => self.recover(),
             Phase::Open => self.take_in(),
             Phase::Delivering(_) => self.deliver(),
+            Phase::Ended => return Ok(Step::Ended),
+        };
+        match done {
+            Ok(step) => {
+                if self.attempts > 0 {
+                    self.attempts = 0;
+                    self.shared.note_progress(&self.shard);
+                }
+                Ok(step)
+            }
+            Err(Trouble::Passing { cause, why }) => {
+                self.shared.note_stall(&self.shard, cause, why);
+                let wait_ms = BACKOFF_MS[self.attempts.min(BACKOFF_MS.len() - 1)];
+                self.attempts += 1;
+                Ok(Step::Stalled { wait_ms })
+            }
+            Err(Trouble::Final(error)) => Err(*error),
         }
     }
 
@@ -169,366 +166,177 @@ impl Worker {
 
     /// Whether nothing is applied that is not committed.
     pub fn is_clean(&self) -> bool {
-        matches!(self.phase, Phase::Open) && self.first.is_none()
+        matches!(self.phase, Phase::Open | Phase::Ended) && self.first.is_none()
+    }
+
+    /// Whether the chain of objects is not walked to its end yet.
+    pub const fn is_recovering(&self) -> bool {
+        matches!(self.phase, Phase::Recovering(_))
     }
 
     /// The shard.
-    pub const fn shard(&self) -> u32 {
-        self.shard
+    pub const fn shard(&self) -> ShardId {
+        self.id
+    }
+
+    /// Everything up to here is committed.
+    pub const fn committed(&self) -> Position {
+        self.after
     }
 
     /// Everything up to here is applied.
-    pub const fn processed(&self) -> u64 {
+    pub const fn processed(&self) -> Position {
         self.processed
     }
 
-    fn take_in(&mut self) -> Result<Step, WorkerError> {
-        let settings = &self.shared.settings;
-        let records = self.read(self.processed, settings.micro_batch_records)?;
-        if !records.is_empty() {
-            self.process(&records)?;
+    fn take_in(&mut self) -> Result<Step, Trouble> {
+        if self.until_due().is_none() {
+            return self.cut();
         }
-        if let Some(wait_ms) = self.until_due() {
-            if records.is_empty() {
-                return Ok(Step::Idle { wait_ms });
-            }
+        if self.is_at_end {
+            // Nothing is open, or its cut would be due.
+            self.commit(Checkpoint::ShardEnd(self.processed))?;
             return Ok(Step::Worked);
         }
-        self.prepare_cut()?;
-        Ok(Step::Worked)
+        let page = self.next_page()?;
+        if let Err(trouble) = self.process(&page.records) {
+            self.page = Some(page);
+            return Err(trouble);
+        }
+        let is_empty = page.records.is_empty() && page.through.is_none();
+        self.consumed(&page);
+        match self.until_due() {
+            Some(_) if self.is_at_end || !is_empty => Ok(Step::Worked),
+            Some(wait_ms) if page.is_caught_up() => Ok(Step::Idle { wait_ms }),
+            Some(wait_ms) => Ok(Step::Idle { wait_ms: wait_ms.min(EMPTY_PAGE_MS) }),
+            None => self.cut(),
+        }
     }
 
     /// Milliseconds until the open cut is due; `None` if it is due now.
     fn until_due(&mut self) -> Option<u64> {
         let settings = &self.shared.settings;
-        let Some((_, _, opened_us)) = self.first else {
+        let Some(First { opened_us, .. }) = self.first else {
             self.is_flushing = false;
             return Some(settings.cut_after_ms.max(1000));
         };
         let is_full =
             self.output.lines.len() >= settings.cut_bytes || self.output.counts.records >= settings.cut_records as u64;
         let age_ms = self.shared.clock.monotonic_us().saturating_sub(opened_us) / 1000;
-        if is_full || self.is_flushing || age_ms >= settings.cut_after_ms {
+        if is_full || self.is_flushing || self.is_at_end || age_ms >= settings.cut_after_ms {
             return None;
         }
         Some(settings.cut_after_ms - age_ms)
     }
 
-    fn process(&mut self, records: &[LogRecord]) -> Result<(), WorkerError> {
+    /// The page that waits, or the next one.
+    fn next_page(&mut self) -> Result<Page, Trouble> {
+        if let Some(page) = self.page.take() {
+            return Ok(page);
+        }
+        let page = self.reader.read_after(self.processed, self.shared.settings.micro_batch_records, READ_BYTES_MAX);
+        let page = page.map_err(|source| Trouble::reader(self.id, source))?;
+        self.shard.update_status(|status| status.behind_ms = page.behind_ms);
+        Ok(page)
+    }
+
+    /// Moves on over a page that is applied.
+    fn consumed(&mut self, page: &Page) {
+        let last = page.records.last().map(|record| record.position).max(page.through);
+        self.processed = self.processed.max(last.unwrap_or(Position::START));
+        self.is_at_end = page.is_end_of_shard;
+        let processed = self.processed;
+        self.shard.update_status(|status| status.processed = processed);
+    }
+
+    /// Joins records and makes their lists. If it fails it has done nothing.
+    fn process(&mut self, records: &[Record]) -> Result<(), Trouble> {
+        let (Some(first), Some(last)) = (records.first(), records.last()) else { return Ok(()) };
         let shared = Arc::clone(&self.shared);
         let _gate = shared.enter();
         let model = shared.model();
-        self.use_model(&model);
-        let (_, scratch) = self.scratch.as_mut().expect("use_model made one");
-        let transform = transform(&shared, self.shard);
-        {
-            let mut dirty = shared.dirty(self.shard);
-            let mut histories = ShardHistories { state: &shared.state, types: &shared.types, dirty: &mut dirty };
-            transform
-                .batch(records, &mut histories, &model, scratch, &mut self.output)
-                .map_err(|source| WorkerError::State { shard: shard_id(self.shard), source })?;
-        }
-        let last = records.last().map_or(self.processed, |record| record.sequence);
-        let first = records.first().map_or((last, 0), |record| (record.sequence, record.arrival_ms));
-        self.first.get_or_insert((first.0, first.1, shared.clock.monotonic_us()));
-        self.processed = last;
-        shared.update_status(self.shard, |status| status.processed = last);
-        shared.note_readable(self.shard, last);
-        Ok(())
-    }
-
-    /// Buffers for the current model; its dimensions may differ from the last one's.
-    fn use_model(&mut self, model: &Arc<Model>) {
-        if self.scratch.as_ref().is_none_or(|(of, _)| !Arc::ptr_eq(of, model)) {
-            self.scratch = Some((Arc::clone(model), model.recommender().scratch()));
-        }
-    }
-
-    fn prepare_cut(&mut self) -> Result<(), WorkerError> {
-        let shared = Arc::clone(&self.shared);
-        let Some((first, first_arrival_ms, _)) = self.first else { return Ok(()) };
-        let model = shared.model();
-        self.use_model(&model);
-        let (_, scratch) = self.scratch.as_mut().expect("use_model made one");
-        {
-            let _gate = shared.enter();
-            let mut dirty = shared.dirty(self.shard);
-            let mut histories = ShardHistories { state: &shared.state, types: &shared.types, dirty: &mut dirty };
-            transform(&shared, self.shard)
-                .finish(&mut histories, &model, scratch, &mut self.output)
-                .map_err(|source| WorkerError::State { shard: shard_id(self.shard), source })?;
-        }
-        let lines = std::mem::take(&mut self.output.lines);
-        let counts = std::mem::take(&mut self.output.counts);
-        debug_assert!(counts.conserve(), "{counts:?}");
-        let trailer = Trailer {
-            version: object::VERSION,
-            shard: self.shard,
-            after: self.after,
-            first,
-            last: self.processed,
-            counts,
-            snapshot_version: model.version().to_owned(),
-            overlay_version: NO_OVERLAY.to_owned(),
-            bytes: lines.len() as u64,
-            digest: object::digest(&lines),
+        let transform = transform(&shared, self.id);
+        let batch = transform.decode(records);
+        // In per-user mode the questions come with the cut.
+        let asks_now = shared.settings.mode == Mode::PerEvent;
+        let asked = batch.owners().filter(|_| asks_now);
+        read_ahead(&*shared.state, &shared.types, &self.shard.histories, batch.touched(), asked)
+            .map_err(|source| Trouble::state(self.id, source))?;
+        let pending = {
+            let mut histories = histories::write(&self.shard.histories);
+            transform.join(batch, &mut histories, &model, &mut self.output)
         };
-        let bytes = object::encode(&lines, &trailer, shared.settings.compression)
-            .map_err(|source| WorkerError::Compress { shard: shard_id(self.shard), source })?;
-        let dead_letters = self.dead_letters(first_arrival_ms)?;
-        let object = self.path("recommendations", first_arrival_ms);
-        self.phase = Phase::Delivering(Box::new(Cut { object, bytes, trailer, dead_letters, is_delivered: false }));
-        self.attempts = 0;
+        let scratch = scratch(&mut self.scratch, &model);
+        transform.score(&pending, &model, scratch, &mut self.output);
+        self.first.get_or_insert_with(|| First {
+            position: first.position,
+            arrival_ms: first.arrival_ms,
+            opened_us: shared.clock.monotonic_us(),
+        });
+        shared.note_readable(&self.shard, last.position);
         Ok(())
     }
 
-    fn dead_letters(&mut self, first_arrival_ms: i64) -> Result<Option<(ObjectPath, Vec<u8>)>, WorkerError> {
-        let dead = std::mem::take(&mut self.output.dead);
-        if dead.is_empty() {
-            return Ok(None);
+    /// Histories and checkpoint. From here on the cut is history.
+    fn commit(&mut self, checkpoint: Checkpoint) -> Result<(), Trouble> {
+        let shared = Arc::clone(&self.shared);
+        let _gate = shared.enter();
+        {
+            // Others may read meanwhile; nobody else writes.
+            let held = histories::read(&self.shard.histories);
+            let commit = Commit { shard: self.id, checkpoint, histories: held.uncommitted(), types: &shared.types };
+            shared.state.commit(commit).map_err(|source| Trouble::state(self.id, source))?;
         }
-        let bytes = object::compress(&dead, self.shared.settings.compression)
-            .map_err(|source| WorkerError::Compress { shard: shard_id(self.shard), source })?;
-        Ok(Some((self.path("dead-letters", first_arrival_ms), bytes)))
-    }
-
-    /// Tries to bring the cut out: object, dead letters, histories and checkpoint, in this order.
-    fn deliver(&mut self) -> Result<Step, WorkerError> {
-        let Phase::Delivering(cut) = &mut self.phase else { return Ok(Step::Worked) };
-        if !cut.is_delivered {
-            match self.shared.sink.put_new(&cut.object, &cut.bytes) {
-                Ok(PutOutcome::Created) => cut.is_delivered = true,
-                Ok(PutOutcome::AlreadyExists) => {
-                    match self.shared.sink.get_tail(&cut.object, object::TRAILER_BYTES as u64) {
-                        Ok(tail) => {
-                            let found = object::decode_trailer(cut.object.as_str(), &tail)
-                                .map_err(|source| WorkerError::Object { shard: shard_id(self.shard), source })?;
-                            if found == cut.trailer {
-                                // An earlier attempt of ours landed though its answer was lost.
-                                cut.is_delivered = true;
-                            } else {
-                                tracing::warn!(
-                                    shard = self.shard,
-                                    after = self.after,
-                                    "another worker was first; rolling forward"
-                                );
-                                self.discard();
-                                return Ok(Step::Worked);
-                            }
-                        }
-                        Err(error) => return self.stall(error),
-                    }
-                }
-                Err(error) => return self.stall(error),
-            }
-        }
-        let Phase::Delivering(cut) = &mut self.phase else { return Ok(Step::Worked) };
-        if let Some((path, bytes)) = &cut.dead_letters {
-            match self.shared.sink.put_new(path, bytes) {
-                Ok(PutOutcome::Created | PutOutcome::AlreadyExists) => cut.dead_letters = None,
-                Err(error) => return self.stall(error),
-            }
-        }
-        let (last, counts) = (cut.trailer.last, cut.trailer.counts);
-        self.commit(last)?;
-        self.shared.update_status(self.shard, |status| {
-            status.counts.add(&counts);
-            status.objects += 1;
-        });
-        self.unstall();
-        Ok(Step::Worked)
-    }
-
-    /// Histories and checkpoint, in one synced batch. From here on the cut is history.
-    fn commit(&mut self, last: u64) -> Result<(), WorkerError> {
-        let _gate = self.shared.enter();
-        let mut dirty = self.shared.dirty(self.shard);
-        self.shared
-            .state
-            .commit(self.shard, last, &dirty, &self.shared.types)
-            .map_err(|source| WorkerError::State { shard: shard_id(self.shard), source })?;
-        dirty.clear();
-        self.after = last;
-        self.processed = self.processed.max(last);
+        histories::write(&self.shard.histories).clear();
+        self.after = checkpoint.position();
+        self.processed = self.processed.max(self.after);
         self.first = None;
-        self.phase = Phase::Open;
+        self.phase = if matches!(checkpoint, Checkpoint::ShardEnd(_)) { Phase::Ended } else { Phase::Open };
         self.is_flushing = false;
-        let processed = self.processed;
-        self.shared.update_status(self.shard, |status| {
-            status.committed = last;
-            status.processed = processed;
-        });
+        self.tell_place();
         Ok(())
+    }
+
+    fn tell_place(&self) {
+        self.shard.update_status(|status| {
+            status.committed = self.after;
+            status.processed = self.processed;
+        });
     }
 
     /// Drops everything uncommitted and reads the chain again.
     fn discard(&mut self) {
-        self.shared.dirty(self.shard).clear();
+        histories::write(&self.shard.histories).clear();
         self.output = Output::default();
+        self.page = None;
+        self.is_at_end = false;
         self.first = None;
-        self.phase = Phase::Recovering;
+        self.phase = Phase::Recovering(None);
     }
 
-    fn stall(&mut self, error: LakeError) -> Result<Step, WorkerError> {
-        match error.kind() {
-            ErrorKind::Retry | ErrorKind::Full => {}
-            _ => {
-                let path = match &self.phase {
-                    Phase::Delivering(cut) => cut.object.as_str().to_owned(),
-                    _ => "of the chain".to_owned(),
-                };
-                return Err(WorkerError::Sink { shard: shard_id(self.shard), path, source: error });
-            }
-        }
-        let why = format!("{} cannot deliver: {error}", shard_id(self.shard));
-        self.shared.update_status(self.shard, |status| status.stalled = Some(why.clone()));
-        self.shared.set_blocked("sink", Some(why));
-        let wait_ms = BACKOFF_MS[self.attempts.min(BACKOFF_MS.len() - 1)];
-        self.attempts += 1;
-        Ok(Step::Stalled { wait_ms })
-    }
-
-    fn unstall(&mut self) {
-        self.attempts = 0;
-        self.shared.update_status(self.shard, |status| status.stalled = None);
-        let is_any_stalled = (0..self.shared.shard_count()).any(|shard| self.shared.status(shard).stalled.is_some());
-        if !is_any_stalled {
-            self.shared.set_blocked("sink", None);
-        }
-    }
-
-    /// Walks the chain of objects from the checkpoint to its end.
-    fn recover(&mut self) -> Result<Step, WorkerError> {
-        let state_error = |source| WorkerError::State { shard: shard_id(self.shard), source };
-        self.after = self.shared.state.checkpoint(self.shard).map_err(state_error)?;
-        self.processed = self.after;
-        let newest = self.shared.state.newest(self.shard).map_err(state_error)?;
-        let known = if self.shared.state.is_restored() {
-            match self.chain_by_listing() {
-                Ok(known) => Some(known),
-                Err(error) => return self.stall(error),
-            }
-        } else {
-            None
-        };
-        loop {
-            let next = self.read(self.after, 1)?;
-            let path = match (&known, next.first()) {
-                (Some(known), _) => known.get(&self.after).cloned(),
-                (None, Some(record)) => Some(self.path("recommendations", record.arrival_ms)),
-                (None, None) => None,
-            };
-            let Some(path) = path else { break };
-            let (path, tail) = match self.find(path) {
-                Ok(Some(found)) => found,
-                Ok(None) => break,
-                Err(error) => return self.stall(error),
-            };
-            let trailer = object::decode_trailer(path.as_str(), &tail)
-                .map_err(|source| WorkerError::Object { shard: shard_id(self.shard), source })?;
-            if let Some(error) = self.roll_forward(&trailer)? {
-                return self.stall(error);
-            }
-        }
-        self.unstall();
-        self.phase = Phase::Open;
-        let (committed, processed) = (self.after, self.processed);
-        self.shared.update_status(self.shard, |status| {
-            status.committed = committed;
-            status.processed = processed;
-            status.newest = status.newest.max(newest);
-        });
-        Ok(Step::Worked)
-    }
-
-    /// The trailer of the object at `path`, or at the same place with the other compression (the setting may have
-    /// changed since it was written).
-    fn find(&self, path: ObjectPath) -> Result<Option<(ObjectPath, bytes::Bytes)>, LakeError> {
-        for path in [object::other_compression(path.as_str()), path] {
-            match self.shared.sink.get_tail(&path, object::TRAILER_BYTES as u64) {
-                Ok(tail) => return Ok(Some((path, tail))),
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(None)
-    }
-
-    /// Joins what an object covers and commits it. Returns the sink's error if dead letters could not be written.
-    fn roll_forward(&mut self, trailer: &Trailer) -> Result<Option<LakeError>, WorkerError> {
-        tracing::info!(
-            shard = self.shard,
-            after = trailer.after,
-            last = trailer.last,
-            "rolling forward over an object"
-        );
-        let mut first_arrival_ms = None;
-        let mut output = Output::default();
-        let mut position = self.after;
-        while position < trailer.last {
-            let mut records = self.read(position, 1000)?;
-            records.retain(|record| record.sequence <= trailer.last);
-            let Some(last) = records.last() else {
-                tracing::warn!(
-                    shard = self.shard,
-                    position,
-                    last = trailer.last,
-                    "an object covers records that the log does not hold (a restored backup): they stay out of the histories"
-                );
-                break;
-            };
-            position = last.sequence;
-            first_arrival_ms.get_or_insert(records[0].arrival_ms);
-            let _gate = self.shared.enter();
-            let mut dirty = self.shared.dirty(self.shard);
-            let mut histories =
-                ShardHistories { state: &self.shared.state, types: &self.shared.types, dirty: &mut dirty };
-            transform(&self.shared, self.shard)
-                .roll_forward(&records, &mut histories, &mut output)
-                .map_err(|source| WorkerError::State { shard: shard_id(self.shard), source })?;
-        }
-        if let Some(first_arrival_ms) = first_arrival_ms {
-            self.output.dead = output.dead;
-            if let Some((path, bytes)) = self.dead_letters(first_arrival_ms)?
-                && let Err(error) = self.shared.sink.put_new(&path, &bytes)
-            {
-                self.shared.dirty(self.shard).clear();
-                return Ok(Some(error));
-            }
-        }
-        self.commit(trailer.last)?;
-        self.phase = Phase::Recovering;
-        Ok(None)
-    }
-
-    /// After a restore the log may lack the records that objects begin with, so their names are looked up.
-    fn chain_by_listing(&self) -> Result<HashMap<u64, ObjectPath>, LakeError> {
-        let objects = self.shared.sink.list(&format!("recommendations/{}", self.shared.namespace))?;
-        Ok(objects
-            .into_iter()
-            .filter_map(|object| match object::parse_name(object.path.as_str()) {
-                Some((shard, after)) if shard == self.shard => Some((after, object.path)),
-                _ => None,
-            })
-            .collect())
-    }
-
-    fn path(&self, branch: &str, first_arrival_ms: i64) -> ObjectPath {
-        let kind = format!("{branch}/{}", self.shared.namespace);
-        let name =
-            object::object_name(&kind, self.shard, self.after, first_arrival_ms, self.shared.settings.compression);
+    /// The object after `self.after`.
+    fn object_path(&self, first_arrival_ms: i64) -> ObjectPath {
+        let kind = format!("{}/{}", object::LISTS, self.shared.namespace);
+        let name = object::object_name(&kind, self.id, self.after, first_arrival_ms, self.shared.settings.compression);
         ObjectPath::new(name).expect("names are made of checked settings, digits and fixed words")
-    }
-
-    fn read(&self, after: u64, records_max: usize) -> Result<Vec<LogRecord>, WorkerError> {
-        self.shared
-            .state
-            .read_after(self.shard, after, records_max, READ_BYTES_MAX)
-            .map_err(|source| WorkerError::State { shard: shard_id(self.shard), source })
     }
 }
 
-fn transform(shared: &Shared, shard: u32) -> Transform<'_> {
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.shared.leave_shard(self.id, &self.shard);
+    }
+}
+
+/// Buffers for `model`; its dimensions may differ from those of the last one.
+fn scratch<'s>(held: &'s mut Option<(Arc<Model>, Scratch)>, model: &Arc<Model>) -> &'s mut Scratch {
+    if held.as_ref().is_none_or(|(of, _)| !Arc::ptr_eq(of, model)) {
+        *held = Some((Arc::clone(model), model.recommender().scratch()));
+    }
+    &mut held.as_mut().expect("made above").1
+}
+
+fn transform(shared: &Shared, shard: ShardId) -> Transform<'_> {
     Transform {
         types: &shared.types,
         namespace: &shared.namespace,

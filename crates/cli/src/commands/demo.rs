@@ -167,7 +167,7 @@ fn shopper(context: &Context, stream: &anabranch_stream::RunningStream) -> Resul
     let bots: std::collections::HashSet<String> =
         Dataset::current(&*lake)?.users()?.into_iter().filter(|user| user.is_bot).map(|user| user.id).collect();
     let mut sizes = Vec::new();
-    for stored in stream.shared().state.histories(&context.types) {
+    for stored in stream.state().histories(&context.types) {
         let stored = stored?;
         if let HistoryKey::User(user) = &stored.key
             && !bots.contains(&**user)

@@ -101,7 +101,7 @@ pub(crate) fn through(
     let total = records.len() as u64;
     let id = format!("{}-{}-{}-{total}", digest_of(input, mapping), window.after_ms, window.until_ms);
     let before = context.clock.seconds();
-    let appended = replay(stream.shared(), &id, records.into_iter(), &mut |done| {
+    let appended = replay(stream.shared(), stream.state(), &id, records.into_iter(), &mut |done| {
         context.ui.progress("append", done, total);
     })?;
     let shared = stream.shared();

@@ -28,6 +28,9 @@ pub struct Stored {
     pub history: History,
 }
 
+/// Makes a checkpoint's new bytes of those that are stored.
+pub type Advance<'a> = dyn Fn(Option<&[u8]>) -> Result<Vec<u8>, StateError> + 'a;
+
 impl State {
     /// Reads a history, with the floor of its owner's erasure joined in.
     pub fn history(&self, key: &HistoryKey, types: &EventTypes) -> Result<Option<Held>, StateError> {
@@ -52,12 +55,34 @@ impl State {
         }
     }
 
-    /// Commits a cut: the histories that it touched and the shard's new checkpoint, in one synced batch. A history
-    /// that somebody else wrote since it was read (another shard, a session's owner) is joined, never overwritten.
+    /// The bytes of a shard's checkpoint, for callers that keep more in it than a number of this log (see
+    /// [`State::commit_with`]).
+    pub fn checkpoint_bytes(&self, shard: u32) -> Result<Option<Vec<u8>>, StateError> {
+        Ok(self.checkpoints.get(shard.to_be_bytes())?.map(|bytes| bytes.to_vec()))
+    }
+
+    /// Commits a cut of this log: the histories that it touched and how far the shard is, in one synced batch. The
+    /// checkpoint never moves back.
     pub fn commit(
         &self,
         shard: u32,
         checkpoint: u64,
+        histories: &HashMap<HistoryKey, Held>,
+        types: &EventTypes,
+    ) -> Result<(), StateError> {
+        let advance = |stored: Option<&[u8]>| {
+            let stored = stored.map_or(Ok(0), super::read_u64)?;
+            Ok(stored.max(checkpoint).to_le_bytes().to_vec())
+        };
+        self.commit_with(shard, &advance, histories, types)
+    }
+
+    /// Commits a cut: the histories that it touched and the shard's new checkpoint, in one synced batch. A history
+    /// that somebody else wrote since it was read (another shard, a session's owner) is joined, never overwritten.
+    pub fn commit_with(
+        &self,
+        shard: u32,
+        advance: &Advance<'_>,
         histories: &HashMap<HistoryKey, Held>,
         types: &EventTypes,
     ) -> Result<(), StateError> {
@@ -82,7 +107,8 @@ impl State {
             };
             batch.insert(&self.histories, key_bytes, bytes);
         }
-        batch.insert(&self.checkpoints, shard.to_be_bytes(), &checkpoint.to_le_bytes()[..]);
+        let stored = self.checkpoints.get(shard.to_be_bytes())?;
+        batch.insert(&self.checkpoints, shard.to_be_bytes(), advance(stored.as_deref())?);
         batch.commit()?;
         Ok(())
     }

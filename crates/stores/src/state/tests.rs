@@ -117,6 +117,8 @@ fn a_commit_joins_what_somebody_else_wrote() {
     let mut grown = held.history.clone();
     grown.apply(event("u", "c", T + 2, &types).entry(), &types);
     commit(0, 7, grown.clone(), held.base);
+    commit(0, 3, History::new(), None);
+    assert_eq!(state.checkpoint(0).unwrap(), 7, "a checkpoint never moves back");
     assert_eq!(state.history(&key, &types).unwrap().unwrap().history, grown);
 }
 

@@ -128,12 +128,8 @@ fn an_unfit_model_does_not_take_over() {
     let models =
         ModelSource { registry: registry.clone(), cache_folder: folder.path().join("cache"), kernels: Kernels::best() };
     let state = testing::state(&folder.path().join("state"), 1);
-    let shared = Arc::new(Shared::new(testing::parts(
-        state,
-        Arc::new(MemoryStore::new()),
-        TestClock::new(),
-        StreamSettings::default(),
-    )));
+    let parts = testing::parts(state, Arc::new(MemoryStore::new()), TestClock::new(), StreamSettings::default());
+    let shared = Arc::new(Shared::new(parts.over_port()));
     let held = shared.model().version().to_owned();
     let mut bytes = snapshot(1);
     let middle = bytes.len() / 2;

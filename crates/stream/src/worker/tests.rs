@@ -5,15 +5,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_events::{Recommendation, codec};
-use anabranch_stores::lake::{MemoryStore, ObjectStore};
+use anabranch_stores::ErrorKind;
+use anabranch_stores::lake::{MemoryStore, ObjectStore, PutOutcome};
 use anabranch_stores::state::State;
 use anabranch_stores::state::log::{NewRecord, hash_key, shard_of};
 use proptest::prelude::*;
 
 use super::*;
+use crate::embedded::LogReader;
 use crate::object::Counts;
-use crate::settings::{Mode, StreamSettings};
+use crate::settings::StreamSettings;
 use crate::testing::{self, NOW_MS, TestClock, event};
+
+mod simulated;
 
 fn settings(cut_records: usize) -> StreamSettings {
     StreamSettings {
@@ -26,7 +30,7 @@ fn settings(cut_records: usize) -> StreamSettings {
 }
 
 fn shared(state: Arc<State>, sink: Arc<dyn ObjectStore>, settings: StreamSettings) -> Arc<Shared> {
-    Arc::new(Shared::new(testing::parts(state, sink, TestClock::new(), settings)))
+    Arc::new(Shared::new(testing::parts(state, sink, TestClock::new(), settings).over_port()))
 }
 
 fn append(state: &State, events: &[(&str, Vec<u8>)]) {
@@ -43,12 +47,19 @@ fn append(state: &State, events: &[(&str, Vec<u8>)]) {
     state.append(&records, None).unwrap();
 }
 
+/// A worker on the first shard of the embedded log.
+fn embedded(state: &Arc<State>, sink: &Arc<dyn ObjectStore>, settings: StreamSettings) -> Worker {
+    let shared = shared(Arc::clone(state), Arc::clone(sink), settings);
+    Worker::new(shared, ShardId(0), Box::new(LogReader::new(Arc::clone(state), 0)))
+}
+
 /// Steps until nothing is left, flushing the last cut.
 fn run_to_end(worker: &mut Worker) {
     for _ in 0..10_000 {
         match worker.step().unwrap() {
             Step::Idle { .. } if worker.is_clean() => return,
             Step::Idle { .. } => worker.flush(),
+            Step::Ended => return,
             Step::Worked | Step::Stalled { .. } => {}
         }
     }
@@ -59,16 +70,13 @@ fn run_to_end(worker: &mut Worker) {
 fn delivered(sink: &dyn ObjectStore) -> (BTreeMap<String, Vec<u8>>, Counts) {
     let mut lines_by_id = BTreeMap::new();
     let mut counts = Counts::default();
-    let mut reach: BTreeMap<u32, u64> = BTreeMap::new();
+    let mut chain: BTreeMap<(ShardId, Position), Position> = BTreeMap::new();
     for meta in sink.list("recommendations").unwrap() {
         let (trailer, lines) = object::decode(meta.path.as_str(), &sink.get(&meta.path).unwrap()).unwrap();
         assert!(trailer.counts.conserve(), "{:?}", trailer.counts);
-        assert_eq!(
-            reach.get(&trailer.shard).copied().unwrap_or(0),
-            trailer.after,
-            "the chain has no gap and no overlap"
-        );
-        reach.insert(trailer.shard, trailer.last);
+        assert_eq!(object::parse_name(meta.path.as_str()), Some((trailer.shard, trailer.after)));
+        assert!(trailer.after < trailer.first && trailer.first <= trailer.last);
+        assert_eq!(chain.insert((trailer.shard, trailer.after), trailer.last), None, "two objects after one position");
         counts.add(&trailer.counts);
         for line in lines.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
             let record: Recommendation<'_> = serde_json::from_slice(line).unwrap();
@@ -76,6 +84,10 @@ fn delivered(sink: &dyn ObjectStore) -> (BTreeMap<String, Vec<u8>>, Counts) {
             let earlier = lines_by_id.insert(record.recommendation_id.to_string(), line.to_vec());
             assert!(earlier.is_none(), "list {} was delivered twice", record.recommendation_id);
         }
+    }
+    let mut reach: BTreeMap<ShardId, Position> = BTreeMap::new();
+    for ((shard, after), last) in chain {
+        assert_eq!(reach.insert(shard, last).unwrap_or_default(), after, "the chain has no gap and no overlap");
     }
     (lines_by_id, counts)
 }
@@ -111,7 +123,7 @@ fn every_event_is_accounted_for_and_dead_letters_keep_the_bytes() {
     let state = testing::state(folder.path(), 1);
     append_all(&state, &some_events(100));
     let sink: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new());
-    let mut worker = Worker::new(shared(Arc::clone(&state), Arc::clone(&sink), settings(10)), 0);
+    let mut worker = embedded(&state, &sink, settings(10));
     run_to_end(&mut worker);
     let (lists, counts) = delivered(&*sink);
     assert_eq!(counts.records, 100);
@@ -139,7 +151,7 @@ fn micro_batches_and_cuts_do_not_change_a_list() {
         append_all(&state, &some_events(120));
         let sink: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new());
         let settings = StreamSettings { micro_batch_records, ..settings(cut_records) };
-        run_to_end(&mut Worker::new(shared(Arc::clone(&state), Arc::clone(&sink), settings), 0));
+        run_to_end(&mut embedded(&state, &sink, settings));
         (delivered(&*sink).0, histories(&state))
     };
     let expected = run(1, 1);
@@ -154,7 +166,7 @@ fn per_user_mode_makes_one_list_a_user_and_cut() {
     append_all(&state, &some_events(100));
     let sink: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new());
     let settings = StreamSettings { mode: Mode::PerUser, micro_batch_records: 100, ..settings(1000) };
-    run_to_end(&mut Worker::new(shared(state, Arc::clone(&sink), settings), 0));
+    run_to_end(&mut embedded(&state, &sink, settings));
     let (lists, counts) = delivered(&*sink);
     assert_eq!(lists.len(), 5);
     assert_eq!(counts.delivered, 5);
@@ -168,7 +180,7 @@ fn two_workers_at_once_neither_duplicate_nor_overlap() {
     let state = testing::state(folder.path(), 1);
     append_all(&state, &some_events(100));
     let sink: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new());
-    let new = |cut| Worker::new(shared(Arc::clone(&state), Arc::clone(&sink), settings(cut)), 0);
+    let new = |cut| embedded(&state, &sink, settings(cut));
     let (mut a, mut b) = (new(7), new(10));
     for turn in 0..4000_usize {
         let worker = if turn * turn % 7 < 3 { &mut a } else { &mut b };
@@ -184,7 +196,7 @@ fn two_workers_at_once_neither_duplicate_nor_overlap() {
     let alone_state = testing::state(alone.path(), 1);
     append_all(&alone_state, &some_events(100));
     let alone_sink: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new());
-    run_to_end(&mut Worker::new(shared(Arc::clone(&alone_state), Arc::clone(&alone_sink), settings(10)), 0));
+    run_to_end(&mut embedded(&alone_state, &alone_sink, settings(10)));
     assert_eq!(lists, delivered(&*alone_sink).0);
     assert_eq!(histories(&state), histories(&alone_state));
 }
@@ -203,7 +215,7 @@ proptest! {
             let state = testing::state(folder.path(), 1);
             append_all(&state, &events);
             let sink: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new());
-            run_to_end(&mut Worker::new(shared(Arc::clone(&state), Arc::clone(&sink), settings(9)), 0));
+            run_to_end(&mut embedded(&state, &sink, settings(9)));
             (delivered(&*sink).0, histories(&state))
         };
         let folder = tempfile::tempdir().unwrap();
@@ -219,7 +231,7 @@ proptest! {
                 ..FaultPlan::default()
             };
             let faulty: Arc<dyn ObjectStore> = Arc::new(FaultyStore::new(Arc::clone(&sink), plan));
-            let mut worker = Worker::new(shared(Arc::clone(&state), faulty, settings(9)), 0);
+            let mut worker = embedded(&state, &faulty, settings(9));
             for _ in 0..*steps {
                 if matches!(worker.step().unwrap(), Step::Idle { .. }) {
                     worker.flush();
@@ -227,7 +239,7 @@ proptest! {
             }
         }
         let calm: Arc<dyn ObjectStore> = Arc::clone(&sink) as Arc<dyn ObjectStore>;
-        run_to_end(&mut Worker::new(shared(Arc::clone(&state), calm, settings(9)), 0));
+        run_to_end(&mut embedded(&state, &calm, settings(9)));
         prop_assert_eq!(delivered(&*sink).0, undisturbed.0);
         prop_assert_eq!(histories(&state), undisturbed.1);
     }
@@ -239,7 +251,7 @@ fn a_changed_compression_still_finds_the_chain() {
     let state = testing::state(folder.path(), 1);
     append_all(&state, &some_events(40));
     let sink: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new());
-    let mut first = Worker::new(shared(Arc::clone(&state), Arc::clone(&sink), settings(10)), 0);
+    let mut first = embedded(&state, &sink, settings(10));
     // Until an object is out whose histories are not committed: the moment before the commit.
     while !matches!(&first.phase, Phase::Delivering(_)) {
         first.step().unwrap();
@@ -248,7 +260,7 @@ fn a_changed_compression_still_finds_the_chain() {
     assert_eq!(sink.put_new(&cut.object, &cut.bytes).unwrap(), PutOutcome::Created);
     drop(first);
     let gzip = StreamSettings { compression: crate::settings::Compression::Gzip, ..settings(10) };
-    run_to_end(&mut Worker::new(shared(state, Arc::clone(&sink), gzip), 0));
+    run_to_end(&mut embedded(&state, &sink, gzip));
     delivered(&*sink);
 }
 
@@ -262,8 +274,8 @@ fn a_sink_that_fails_stops_input_and_says_why() {
     let scripted = [(Operation::PutNew, Fault::Full), (Operation::PutNew, Fault::Before)].into();
     let plan = FaultPlan { scripted, ..FaultPlan::default() };
     let faulty: Arc<dyn ObjectStore> = Arc::new(FaultyStore::new(Arc::clone(&sink), plan));
-    let shared = shared(state, faulty, settings(10));
-    let mut worker = Worker::new(Arc::clone(&shared), 0);
+    let mut worker = embedded(&state, &faulty, settings(10));
+    let shared = Arc::clone(&worker.shared);
     let mut stalls = 0;
     for _ in 0..100 {
         match worker.step().unwrap() {
@@ -272,7 +284,7 @@ fn a_sink_that_fails_stops_input_and_says_why() {
                 assert!(shared.blocked().unwrap().contains("cannot deliver"));
             }
             Step::Idle { .. } => worker.flush(),
-            Step::Worked => {}
+            Step::Worked | Step::Ended => {}
         }
     }
     assert_eq!(stalls, 2);

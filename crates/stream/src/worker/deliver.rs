@@ -1,0 +1,112 @@
+//! A cut on its way out: object, dead letters, histories and checkpoint, in this order. What is done is not done again,
+//! and nothing after it is begun before it.
+
+use std::sync::Arc;
+
+use anabranch_stores::lake::{ObjectPath, PutOutcome};
+
+use super::error::{Trouble, WorkerError};
+use super::{Phase, Step, Worker, scratch, transform};
+use crate::histories::{self, read_ahead};
+use crate::object::{self, Trailer};
+use crate::ports::Checkpoint;
+use crate::transform::NO_OVERLAY;
+
+/// A cut on its way out. Its bytes do not change between attempts.
+#[derive(Debug)]
+pub(super) struct Cut {
+    pub(super) object: ObjectPath,
+    pub(super) bytes: Vec<u8>,
+    pub(super) trailer: Trailer,
+    pub(super) dead_letters: Option<(ObjectPath, Vec<u8>)>,
+    pub(super) is_delivered: bool,
+}
+
+impl Worker {
+    /// Closes the open cut; from here on its bytes are fixed.
+    pub(super) fn cut(&mut self) -> Result<Step, Trouble> {
+        let Some(first) = self.first else { return Ok(Step::Worked) };
+        let shared = Arc::clone(&self.shared);
+        let model = shared.model();
+        {
+            let _gate = shared.enter();
+            let owners = self.output.owners();
+            read_ahead(&*shared.state, &shared.types, &self.shard.histories, std::iter::empty(), owners)
+                .map_err(|source| Trouble::state(self.id, source))?;
+            let histories = histories::read(&self.shard.histories);
+            let scratch = scratch(&mut self.scratch, &model);
+            transform(&shared, self.id).finish(&histories, &model, scratch, &mut self.output);
+        }
+        let lines = std::mem::take(&mut self.output.lines);
+        let counts = std::mem::take(&mut self.output.counts);
+        debug_assert!(counts.conserve(), "{counts:?}");
+        let trailer = Trailer {
+            version: object::VERSION,
+            shard: self.id,
+            after: self.after,
+            first: first.position,
+            last: self.processed,
+            counts,
+            snapshot_version: model.version().to_owned(),
+            overlay_version: NO_OVERLAY.to_owned(),
+            bytes: lines.len() as u64,
+            digest: object::digest(&lines),
+        };
+        let bytes = object::encode(&lines, &trailer, shared.settings.compression)
+            .map_err(|source| WorkerError::Compress { shard: self.id, source })?;
+        let object = self.object_path(first.arrival_ms);
+        let dead = std::mem::take(&mut self.output.dead);
+        let dead_letters = self.dead_letters(&dead, &object)?;
+        self.phase = Phase::Delivering(Box::new(Cut { object, bytes, trailer, dead_letters, is_delivered: false }));
+        Ok(Step::Worked)
+    }
+
+    /// Path and bytes of the dead letters beside `object`, if there are any.
+    pub(super) fn dead_letters(
+        &self,
+        dead: &[u8],
+        object: &ObjectPath,
+    ) -> Result<Option<(ObjectPath, Vec<u8>)>, WorkerError> {
+        if dead.is_empty() {
+            return Ok(None);
+        }
+        let (path, compression) = object::dead_letters_beside(object);
+        let bytes =
+            object::compress(dead, compression).map_err(|source| WorkerError::Compress { shard: self.id, source })?;
+        Ok(Some((path, bytes)))
+    }
+
+    /// Tries to bring the cut out: object, dead letters, histories and checkpoint, in this order. What is done is not
+    /// done again.
+    pub(super) fn deliver(&mut self) -> Result<Step, Trouble> {
+        let Phase::Delivering(cut) = &mut self.phase else { return Ok(Step::Worked) };
+        let (id, sink) = (self.id, &self.shared.sink);
+        if !cut.is_delivered {
+            let trouble = |error| Trouble::sink(id, cut.object.as_str(), error);
+            if sink.put_new(&cut.object, &cut.bytes).map_err(trouble)? == PutOutcome::AlreadyExists {
+                let tail = sink.get_tail(&cut.object, object::TRAILER_BYTES as u64).map_err(trouble)?;
+                let found = object::decode_trailer(cut.object.as_str(), &tail)
+                    .map_err(|source| WorkerError::Object { shard: id, source })?;
+                if found != cut.trailer {
+                    tracing::warn!(shard = %id, after = %self.after, "another worker was first; rolling forward");
+                    self.discard();
+                    return Ok(Step::Worked);
+                }
+                // Equal: an earlier attempt of ours landed though its answer was lost.
+            }
+            cut.is_delivered = true;
+        }
+        if let Some((path, bytes)) = &cut.dead_letters {
+            // A function of the range: what is there already is the same.
+            let _ = sink.put_new(path, bytes).map_err(|error| Trouble::sink(id, path.as_str(), error))?;
+            cut.dead_letters = None;
+        }
+        let (last, counts) = (cut.trailer.last, cut.trailer.counts);
+        self.commit(if self.is_at_end { Checkpoint::ShardEnd(last) } else { Checkpoint::After(last) })?;
+        self.shard.update_status(|status| {
+            status.counts.add(&counts);
+            status.objects += 1;
+        });
+        Ok(Step::Worked)
+    }
+}
