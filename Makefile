@@ -2,6 +2,7 @@
 #   make check   format, lints, floors of the import table, licences
 #   make test    every test; installs what the tests need into .venv
 #   make bench   figures beside peers, with the command for each
+#   make sim     SEEDS=10000 runs of the stream on simulated Kinesis, DynamoDB and S3
 #   make soak    200 SIGKILLs during a replay (20 in make test)
 #   make scale   100 million rows through the ETL under 4 GiB
 #   make demo    the README's first command
@@ -17,10 +18,10 @@ export ANABRANCH_BIN := $(abspath $(BIN))
 export ANABRANCH_TEST_DATA ?= $(abspath ../shared/data)
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help check test test-rust test-python bench soak scale demo build tools clean
+.PHONY: help check test test-rust test-python bench sim soak scale demo build tools clean
 
 help:
-	@sed -n '2,9s/^# *//p' Makefile
+	@sed -n '2,10s/^# *//p' Makefile
 
 tools:
 	@missing=""; for tool in $(CARGO) cc $(PYTHON); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
@@ -58,6 +59,12 @@ test-python: build $(VENV)/.done
 bench: build $(VENV)/.done
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r bench/requirements.txt
 	$(VENV)/bin/python bench/run.py
+
+# A failure prints its seed and the command that repeats it. FIRST is the first seed.
+SEEDS ?= 10000
+FIRST ?= 0
+sim: tools
+	ANABRANCH_SIM_SEEDS=$(SEEDS) ANABRANCH_SIM_FIRST=$(FIRST) $(CARGO) test --release --locked -p anabranch-aws --test simulation many_seeds -- --nocapture
 
 soak: build $(VENV)/.done
 	ANABRANCH_SOAK_KILLS=200 $(VENV)/bin/python -m pytest -q -rs tests/test_soak.py

@@ -66,10 +66,16 @@ pub fn types() -> EventTypes {
 /// Twenty items in four groups; thirty users who stay in their group. Trained once a process.
 pub fn model() -> Arc<Model> {
     static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
-    Arc::clone(MODEL.get_or_init(train))
+    Arc::clone(MODEL.get_or_init(|| train("0123456789abcdef", 4)))
 }
 
-fn train() -> Arc<Model> {
+/// Another model over the same items, as a later training gives it.
+pub fn next_model() -> Arc<Model> {
+    static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
+    Arc::clone(MODEL.get_or_init(|| train("fedcba9876543210", 1)))
+}
+
+fn train(version: &str, iterations: usize) -> Arc<Model> {
     let index = ItemIndex::new((0..20).map(|i| format!("i{i}")).collect()).unwrap();
     let rows: Vec<Vec<(u32, f32)>> = (0..30_u32)
         .map(|user| {
@@ -78,14 +84,14 @@ fn train() -> Arc<Model> {
         .collect();
     let rows = Interactions::from_rows(20, rows).unwrap();
     let settings = LearnSettings {
-        ials: IalsSettings { dim: 8, iterations: 4, ..IalsSettings::default() },
+        ials: IalsSettings { dim: 8, iterations, ..IalsSettings::default() },
         ..LearnSettings::default()
     };
     let provenance =
         Provenance { events: &events(), as_of_ms: NOW_MS, demand: None, titles: &[], metrics: BTreeMap::new() };
     let learned = learn(Kernels::best(), &rows, &index, &settings, &provenance, |_| {}).unwrap();
     let snapshot = Arc::new(Snapshot::from_bytes(&learned.snapshot).unwrap());
-    Arc::new(Model::new(snapshot, "0123456789abcdef", Kernels::best()).unwrap())
+    Arc::new(Model::new(snapshot, version, Kernels::best()).unwrap())
 }
 
 /// A new state.

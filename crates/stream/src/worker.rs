@@ -48,6 +48,11 @@ const BACKOFF_MS: [u64; 7] = [100, 200, 400, 800, 1600, 3200, 5000];
 /// Wait after an empty page that is not the newest, in milliseconds: a shard of Kinesis answers five reads a second.
 const EMPTY_PAGE_MS: u64 = 200;
 
+/// How long a place in the chain is believed, in milliseconds. The folder of the next object is known by its first record;
+/// once retention took that record (Kinesis: 24 hours at the least) a worker that slept would deliver into another
+/// folder what others delivered long ago. Longer than the longest cut.
+const PLACE_MS_MAX: u64 = 6 * 3_600_000;
+
 /// What a step did, and what to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -109,6 +114,9 @@ pub struct Worker {
     phase: Phase,
     attempts: usize,
     is_flushing: bool,
+    /// When `after` was known to be the end of the chain, by both clocks: the monotonic one may stand still while a
+    /// machine is suspended, the other may step.
+    placed: (u64, i64),
 }
 
 impl Worker {
@@ -130,6 +138,7 @@ impl Worker {
             phase: Phase::Recovering(None),
             attempts: 0,
             is_flushing: false,
+            placed: (0, 0),
         }
     }
 
@@ -293,8 +302,22 @@ impl Worker {
         self.first = None;
         self.phase = if matches!(checkpoint, Checkpoint::ShardEnd(_)) { Phase::Ended } else { Phase::Open };
         self.is_flushing = false;
-        self.tell_place();
+        self.take_place();
         Ok(())
+    }
+
+    /// Whether so long ago was looked where the chain ends that it must be looked again.
+    fn is_place_old(&self) -> bool {
+        let (placed_us, placed_ms) = self.placed;
+        let clock = &self.shared.clock;
+        clock.monotonic_us().saturating_sub(placed_us) / 1000 >= PLACE_MS_MAX
+            || clock.now_ms().abs_diff(placed_ms) >= PLACE_MS_MAX
+    }
+
+    /// Notes, and tells, where the chain ends.
+    fn take_place(&mut self) {
+        self.placed = (self.shared.clock.monotonic_us(), self.shared.clock.now_ms());
+        self.tell_place();
     }
 
     fn tell_place(&self) {

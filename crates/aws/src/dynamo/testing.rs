@@ -18,6 +18,9 @@ use crate::backoff::Jitter;
 /// Items of a page of a scan: few, so that tests page.
 const SCAN_PAGE: usize = 3;
 
+/// What a put says whose request is still on its way.
+const IN_FLIGHT: &str = "the request timed out";
+
 /// What happens to one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hit {
@@ -29,6 +32,21 @@ pub enum Hit {
     After,
     /// It is refused for its rate.
     Throttle,
+    /// A put fails and is still on its way: it takes effect, if its condition holds then, when the test lets it by
+    /// [`MemoryDynamo::land`]. Any other request fails and had no effect.
+    InFlight,
+}
+
+impl Hit {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "answered",
+            Self::Before => "failed before its effect",
+            Self::After => "failed after its effect",
+            Self::Throttle => "throttled",
+            Self::InFlight => "landed later",
+        }
+    }
 }
 
 /// How often, in percent, what happens.
@@ -42,6 +60,8 @@ pub struct Faults {
     pub throttle: u64,
     /// A key of a `BatchGetItem` stays unprocessed.
     pub unprocessed: u64,
+    /// A put fails and arrives later.
+    pub in_flight: u64,
 }
 
 /// What was asked of the service and what it bills.
@@ -69,6 +89,8 @@ struct World {
     intruders: VecDeque<Option<Intruder>>,
     usage: Usage,
     is_silent: bool,
+    in_flight: VecDeque<(Table, Put)>,
+    struck: BTreeMap<&'static str, u64>,
 }
 
 /// The service.
@@ -120,6 +142,11 @@ impl MemoryDynamo {
         self.world.lock().unwrap().tables[table].clone()
     }
 
+    /// An item of a table.
+    pub fn item(&self, table: &str, key: &Value) -> Option<Item> {
+        self.world.lock().unwrap().tables[table].get(key).cloned()
+    }
+
     /// Puts an item as it is under a key, without rules or faults.
     pub fn place(&self, table: &str, key: Value, item: Item) {
         self.world.lock().unwrap().tables.get_mut(table).unwrap().insert(key, item);
@@ -139,13 +166,28 @@ impl MemoryDynamo {
         if let Some(hit) = world.script.pop_front() {
             return hit;
         }
-        let Faults { before, after, throttle, .. } = world.faults;
+        let Faults { before, after, throttle, in_flight, .. } = world.faults;
         match self.chance.below(100) {
             roll if roll < before => Hit::Before,
             roll if roll < before + after => Hit::After,
             roll if roll < before + after + throttle => Hit::Throttle,
+            roll if roll < before + after + throttle + in_flight => Hit::InFlight,
             _ => Hit::Pass,
         }
+    }
+
+    /// Lets the oldest put that is still on its way arrive. Its table and whether its condition held; `None` if there
+    /// is none.
+    pub fn land(&self) -> Option<(String, bool)> {
+        let mut world = self.world.lock().unwrap();
+        let (table, put) = world.in_flight.pop_front()?;
+        let outcome = Self::write(&mut world, &table, put.item, &put.condition);
+        Some((table.name, outcome.is_ok()))
+    }
+
+    /// How often each fault struck.
+    pub fn struck(&self) -> BTreeMap<&'static str, u64> {
+        self.world.lock().unwrap().struck.clone()
     }
 
     /// Runs one request under the faults.
@@ -160,7 +202,11 @@ impl MemoryDynamo {
         if !world.tables.contains_key(&table.name) {
             return fails(ApiErrorKind::NotFound, "ResourceNotFoundException");
         }
-        match self.hit(&mut world) {
+        let hit = self.hit(&mut world);
+        if hit != Hit::Pass {
+            *world.struck.entry(hit.name()).or_default() += 1;
+        }
+        match hit {
             Hit::Pass => act(&mut world),
             Hit::Before => fails(ApiErrorKind::Retry, "InternalServerError"),
             Hit::Throttle => fails(ApiErrorKind::Throttled, "ProvisionedThroughputExceededException"),
@@ -169,6 +215,7 @@ impl MemoryDynamo {
                 let _lost = act(&mut world);
                 fails(ApiErrorKind::Retry, "the connection broke")
             }
+            Hit::InFlight => fails(ApiErrorKind::Retry, IN_FLIGHT),
         }
     }
 
@@ -250,10 +297,14 @@ impl DynamoApi for MemoryDynamo {
             if let Some(intruder) = intruder {
                 intruder(self);
             }
-            self.request("PutItem", table, |world| {
+            let answer = self.request("PutItem", table, |world| {
                 world.usage.puts += 1;
-                Self::write(world, table, put.item, &put.condition)
-            })
+                Self::write(world, table, put.item.clone(), &put.condition)
+            });
+            if matches!(&answer, Err(DynamoError::Failed(error)) if error.message == IN_FLIGHT) {
+                self.world.lock().unwrap().in_flight.push_back((table.clone(), put));
+            }
+            answer
         };
         puts.into_iter().map(put).collect()
     }

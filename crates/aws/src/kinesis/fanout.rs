@@ -13,7 +13,7 @@ use anabranch_stream::Clock;
 use anabranch_stream::ports::{Page, PortError, Position, SequenceNumber, ShardId, ShardReader};
 
 use super::backlog::Backlog;
-use super::reader::Pace;
+use super::reader::{Pace, behind_ms};
 use super::shards::starting_position;
 use crate::api::{ApiError, KinesisApi, Pushed, StartingPosition, Subscription};
 use crate::backoff::Patience;
@@ -86,14 +86,14 @@ impl FanOutReader {
         }
     }
 
-    /// Takes the next event, subscribing first if need be. The backlog is empty.
-    fn receive(&mut self) -> Result<(), ApiError> {
+    /// Takes the next event, subscribing first if need be. The backlog is empty. Whether there was one.
+    fn receive(&mut self) -> Result<bool, ApiError> {
         if matches!(self.source, Source::None) {
             let from = self.starting_position();
             self.pace.hold(SUBSCRIBE_INTERVAL_US);
             self.source = Source::Subscribed(self.api.subscribe_to_shard(self.shard, from)?);
         }
-        let Source::Subscribed(subscription) = &mut self.source else { return Ok(()) };
+        let Source::Subscribed(subscription) = &mut self.source else { return Ok(false) };
         match subscription.next(self.wait)? {
             Pushed::Nothing => {}
             Pushed::Ended => self.source = Source::None,
@@ -106,9 +106,10 @@ impl FanOutReader {
                 if event.is_end_of_shard {
                     self.source = Source::EndOfShard;
                 }
+                return Ok(true);
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     fn starting_position(&self) -> StartingPosition {
@@ -127,17 +128,20 @@ impl ShardReader for FanOutReader {
             self.source = Source::None;
             self.continuation = None;
         }
-        if self.backlog.is_empty()
-            // Waiting is no new failure, or a worker that comes by often would wait for ever.
-            && self.may_receive().map_err(PortError::from)?
-            && let Err(error) = self.receive()
-        {
-            self.source = Source::None;
-            return Err(self.pace.failed(error));
+        let mut is_news = false;
+        // Waiting is no new failure, or a worker that comes by often would wait for ever.
+        if self.backlog.is_empty() && self.may_receive().map_err(PortError::from)? {
+            is_news = match self.receive() {
+                Ok(is_news) => is_news,
+                Err(error) => {
+                    self.source = Source::None;
+                    return Err(self.pace.failed(error));
+                }
+            };
         }
         let page = self.backlog.page(records_max, bytes_max);
         let is_end_of_shard = matches!(self.source, Source::EndOfShard) && self.backlog.is_empty();
-        Ok(Page { behind_ms: self.behind_ms, is_end_of_shard, ..page })
+        Ok(Page { behind_ms: behind_ms(self.behind_ms, is_news), is_end_of_shard, ..page })
     }
 }
 

@@ -105,7 +105,8 @@ impl World {
         });
     }
 
-    /// Reads once, as a worker does: trouble that may pass costs a little time.
+    /// Reads once, as a worker does: trouble that may pass costs a little time. An empty page that says to be the newest
+    /// must not lie, or a worker takes what it rolls forward over as expired.
     pub(super) fn read(
         &self,
         reader: &mut dyn ShardReader,
@@ -117,10 +118,15 @@ impl World {
             Ok(page) => page,
             Err(error) => {
                 assert_eq!(error.kind, ErrorKind::Retry, "{error}");
-                Page::default()
+                Page { behind_ms: Some(1), ..Page::default() }
             }
         };
         if page.records.is_empty() {
+            let newest = self.expected.last().map_or(Position::START, |record| record.position);
+            assert!(
+                !page.is_caught_up() || after >= newest,
+                "nothing is there after {after}, it says: there is {newest}"
+            );
             self.clock.advance_ms(50);
         }
         page

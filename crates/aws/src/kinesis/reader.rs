@@ -117,11 +117,11 @@ impl PollingReader {
         }
     }
 
-    /// Asks Kinesis once. The backlog is empty, so the position is where everything fetched ended.
-    fn fetch(&mut self) -> Result<(), ApiError> {
+    /// Asks Kinesis once. The backlog is empty, so the position is where everything fetched ended. Whether it answered.
+    fn fetch(&mut self) -> Result<bool, ApiError> {
         self.pace.hold(self.interval_us);
         let iterator = match &self.next {
-            Next::EndOfShard => return Ok(()),
+            Next::EndOfShard => return Ok(false),
             Next::Iterator(iterator) => iterator.clone(),
             Next::Unknown => self.api.get_shard_iterator(self.shard, starting_position(self.backlog.position()))?,
         };
@@ -130,13 +130,13 @@ impl PollingReader {
                 self.backlog.push(page.records);
                 self.behind_ms = page.behind_ms;
                 self.next = page.next_iterator.map_or(Next::EndOfShard, Next::Iterator);
-                Ok(())
+                Ok(true)
             }
             // No failure: the worker was busy for five minutes. The next call makes a new iterator.
             Err(error) if error.kind == ApiErrorKind::ExpiredIterator && matches!(self.next, Next::Iterator(_)) => {
                 tracing::debug!(shard = %self.shard, "the iterator expired");
                 self.next = Next::Unknown;
-                Ok(())
+                Ok(false)
             }
             Err(error) => {
                 // The iterator that was just made is good for the next attempt.
@@ -148,22 +148,30 @@ impl PollingReader {
     }
 }
 
+/// What a page says of its distance to the newest record. Only an answer of Kinesis in this very call (`is_news`) may say
+/// that nothing is there: what an earlier one said was of an earlier time, and perhaps of another place, and a worker
+/// that believes an empty page takes what it looked for as expired.
+pub(super) fn behind_ms(known: Option<u64>, is_news: bool) -> Option<u64> {
+    if is_news { known } else { Some(known.unwrap_or_default().max(1)) }
+}
+
 impl ShardReader for PollingReader {
     fn read_after(&mut self, after: Position, records_max: usize, bytes_max: usize) -> Result<Page, PortError> {
         if !self.backlog.continues(after) {
             self.backlog = Backlog::new(after);
             self.next = Next::Unknown;
         }
+        let mut is_news = false;
         if self.backlog.is_empty()
             && !matches!(self.next, Next::EndOfShard)
             && self.pace.may_call().map_err(PortError::from)?
         {
-            self.fetch().map_err(|error| self.pace.failed(error))?;
+            is_news = self.fetch().map_err(|error| self.pace.failed(error))?;
             self.pace.succeeded();
         }
         let page = self.backlog.page(records_max, bytes_max);
         let is_end_of_shard = matches!(self.next, Next::EndOfShard) && self.backlog.is_empty();
-        Ok(Page { behind_ms: self.behind_ms, is_end_of_shard, ..page })
+        Ok(Page { behind_ms: behind_ms(self.behind_ms, is_news), is_end_of_shard, ..page })
     }
 }
 

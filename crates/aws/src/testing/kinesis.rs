@@ -74,6 +74,8 @@ struct Stream {
     faults: Faults,
     random: Jitter,
     calls: BTreeMap<&'static str, u64>,
+    struck: BTreeMap<&'static str, u64>,
+    arrival_offset_ms: i64,
     reads_refused: u64,
     subscribed_from: Vec<StartingPosition>,
 }
@@ -136,6 +138,8 @@ impl SimKinesis {
             faults: Faults::default(),
             random: Jitter::new(seed),
             calls: BTreeMap::new(),
+            struck: BTreeMap::new(),
+            arrival_offset_ms: 0,
             reads_refused: 0,
             subscribed_from: Vec::new(),
         };
@@ -153,12 +157,19 @@ impl SimKinesis {
 
     /// Stores a record without faults; where.
     pub fn put(&self, partition_key: &str, data: &[u8]) -> (ShardId, SequenceNumber) {
-        self.lock().store(partition_key, data, self.clock.now_ms())
+        let mut stream = self.lock();
+        let arrival_ms = stream.arrival_ms(self.clock.now_ms());
+        stream.store(partition_key, data, arrival_ms)
     }
 
     /// What a shard holds, trimmed records too.
     pub fn records(&self, shard: ShardId) -> Vec<DataRecord> {
         self.lock().shards[&shard].records.clone()
+    }
+
+    /// The newest record of a shard, trimmed or not.
+    pub fn newest(&self, shard: ShardId) -> Option<DataRecord> {
+        self.lock().shards[&shard].records.last().cloned()
     }
 
     /// Ids of all shards, open and closed.
@@ -196,6 +207,26 @@ impl SimKinesis {
         assert!(removed.shard.is_closed, "only closed shards go away");
     }
 
+    /// From now on records arrive by a clock that is so far off: arrival times are approximate and step back, too.
+    pub fn set_arrival_offset_ms(&self, offset_ms: i64) {
+        self.lock().arrival_offset_ms = offset_ms;
+    }
+
+    /// How many of a shard's records the retention took.
+    pub fn trimmed(&self, shard: ShardId) -> usize {
+        self.lock().shards[&shard].trimmed
+    }
+
+    /// How often each fault struck.
+    pub fn struck(&self) -> BTreeMap<&'static str, u64> {
+        self.lock().struck.clone()
+    }
+
+    /// All shards as a listing without faults tells.
+    pub fn shards(&self) -> Vec<Shard> {
+        self.lock().shards.values().map(|shard| shard.shard.clone()).collect()
+    }
+
     /// How often an operation was called.
     pub fn calls(&self, operation: &str) -> u64 {
         self.lock().calls.get(operation).copied().unwrap_or(0)
@@ -213,8 +244,16 @@ impl SimKinesis {
 }
 
 impl Stream {
-    fn strikes(&self, permille: u64) -> bool {
-        self.random.below(1000) < permille
+    fn strikes(&mut self, fault: &'static str, permille: u64) -> bool {
+        let strikes = self.random.below(1000) < permille;
+        if strikes {
+            *self.struck.entry(fault).or_default() += 1;
+        }
+        strikes
+    }
+
+    fn arrival_ms(&self, now_ms: i64) -> i64 {
+        now_ms + self.arrival_offset_ms
     }
 
     fn error(kind: ApiErrorKind, operation: &'static str, code: &str) -> ApiError {
@@ -224,11 +263,11 @@ impl Stream {
     /// Counts a call and lets it fail as the faults say.
     fn call(&mut self, operation: &'static str) -> Result<(), ApiError> {
         *self.calls.entry(operation).or_default() += 1;
-        if self.strikes(self.faults.throttled) {
+        if self.strikes("throttled", self.faults.throttled) {
             let code = "ProvisionedThroughputExceededException";
             return Err(Self::error(ApiErrorKind::Throttled, operation, code));
         }
-        if self.strikes(self.faults.internal) {
+        if self.strikes("internal failure", self.faults.internal) {
             return Err(Self::error(ApiErrorKind::Retry, operation, "InternalFailure"));
         }
         Ok(())
@@ -269,9 +308,9 @@ impl Stream {
 
     /// Records of a shard from `index`, as many as the faults let through; where to go on.
     fn page(&mut self, id: ShardId, index: usize, limit: usize) -> (Vec<DataRecord>, usize) {
-        let limit = if self.strikes(self.faults.empty_pages) {
+        let limit = if self.strikes("empty page", self.faults.empty_pages) {
             0
-        } else if self.strikes(self.faults.short_pages) {
+        } else if self.strikes("short page", self.faults.short_pages) {
             1 + self.random.below(3) as usize
         } else {
             limit
@@ -295,7 +334,8 @@ impl Stream {
     /// Whether a shard is closed and read up to `index`, and how far a reader at `index` is behind.
     fn rest(&self, id: ShardId, index: usize, now_ms: i64) -> (bool, u64) {
         let shard = &self.shards[&id];
-        let behind_ms = shard.records.get(index).map_or(0, |next| now_ms.saturating_sub(next.arrival_ms).max(0) as u64);
+        // Zero says that nothing newer is there, so whatever its clock said, a record that waits is at least 1 ms old.
+        let behind_ms = shard.records.get(index).map_or(0, |next| now_ms.saturating_sub(next.arrival_ms).max(1) as u64);
         (shard.shard.is_closed && index >= shard.records.len(), behind_ms)
     }
 }
@@ -341,13 +381,14 @@ impl KinesisApi for SimKinesis {
             return Err(Stream::error(ApiErrorKind::Throttled, operation, code));
         }
         shard.reads_ms.push_back(now_ms);
-        if now_ms - made_ms > FIVE_MINUTES_MS || stream.strikes(stream.faults.expired) {
+        let rate = stream.faults.expired;
+        if now_ms - made_ms > FIVE_MINUTES_MS || stream.strikes("expired iterator", rate) {
             return Err(Stream::error(ApiErrorKind::ExpiredIterator, operation, "ExpiredIteratorException"));
         }
         let (records, next) = stream.page(id, index, limit as usize);
         let (is_end, behind_ms) = stream.rest(id, next, now_ms);
         // The end comes with the last records or alone after them.
-        let next_iterator = if is_end && (records.is_empty() || stream.strikes(500)) {
+        let next_iterator = if is_end && (records.is_empty() || stream.random.below(2) == 0) {
             None
         } else {
             Some(format!("{} {next} {now_ms}", id.0))
@@ -402,13 +443,16 @@ impl KinesisApi for SimKinesis {
             PutResult::Failed { code: "InternalFailure".to_owned(), message: "Internal service failure.".to_owned() };
         let mut results = vec![failed; records.len()];
         for index in order {
-            if !stream.strikes(stream.faults.put_failed) {
+            let rate = stream.faults.put_failed;
+            if !stream.strikes("failed record", rate) {
                 let record = &records[index];
-                let (shard, number) = stream.store(&record.partition_key, &record.data, self.clock.now_ms());
+                let arrival_ms = stream.arrival_ms(self.clock.now_ms());
+                let (shard, number) = stream.store(&record.partition_key, &record.data, arrival_ms);
                 results[index] = PutResult::Stored { shard, number };
             }
         }
-        if stream.strikes(stream.faults.answer_lost) {
+        let rate = stream.faults.answer_lost;
+        if stream.strikes("lost answer of PutRecords", rate) {
             return Err(Stream::error(ApiErrorKind::Retry, operation, "the connection was lost"));
         }
         Ok(results)
@@ -430,19 +474,24 @@ impl Subscription for SimSubscription {
         let operation = "SubscribeToShard";
         let now_ms = self.kinesis.clock.now_ms();
         let mut stream = self.kinesis.lock();
-        if self.is_done || now_ms - self.started_ms >= FIVE_MINUTES_MS || stream.strikes(stream.faults.ended) {
+        let rate = stream.faults.ended;
+        if self.is_done
+            || now_ms - self.started_ms >= FIVE_MINUTES_MS
+            || stream.strikes("subscription ended early", rate)
+        {
             self.is_done = true;
             return Ok(Pushed::Ended);
         }
         if stream.shard(self.shard, operation)?.subscription.0 != self.number {
             return Err(Stream::error(ApiErrorKind::InUse, operation, "ResourceInUseException"));
         }
-        if stream.strikes(stream.faults.internal) {
+        let rate = stream.faults.internal;
+        if stream.strikes("internal failure", rate) {
             return Err(Stream::error(ApiErrorKind::Retry, operation, "InternalFailure"));
         }
         let (records, next) = stream.page(self.shard, self.index, 10_000);
         let (is_end_of_shard, behind_ms) = stream.rest(self.shard, next, now_ms);
-        if records.is_empty() && !is_end_of_shard && stream.strikes(500) {
+        if records.is_empty() && !is_end_of_shard && stream.random.below(2) == 0 {
             drop(stream);
             self.kinesis.clock.advance_ms(wait.as_millis() as u64);
             return Ok(Pushed::Nothing);

@@ -21,6 +21,9 @@ pub enum Fault {
     Full,
     /// The call works, after the plan's slow hook has run.
     Slow,
+    /// A create-only write times out and is still on its way: it takes effect (or finds another object) when the test
+    /// lets it, by [`FaultyStore::land`]. Any other call fails with nothing done.
+    InFlight,
 }
 
 /// Which calls a plan strikes.
@@ -68,6 +71,8 @@ pub struct FaultPlan {
     pub full_per_mille: u64,
     /// Rate of [`Fault::Slow`], in thousandths.
     pub slow_per_mille: u64,
+    /// Rate of [`Fault::InFlight`], in thousandths.
+    pub in_flight_per_mille: u64,
     /// Faults for the next calls of an operation, in order.
     pub scripted: VecDeque<(Operation, Fault)>,
 }
@@ -87,6 +92,7 @@ struct State {
     plan: FaultPlan,
     call_count: u64,
     struck: Vec<(Operation, Fault)>,
+    in_flight: VecDeque<(ObjectPath, Vec<u8>)>,
 }
 
 impl<S: std::fmt::Debug> std::fmt::Debug for FaultyStore<S> {
@@ -174,6 +180,7 @@ fn random_fault(plan: &FaultPlan, call_count: u64, operation: Operation) -> Opti
         (Fault::After, plan.after_per_mille),
         (Fault::Full, full),
         (Fault::Slow, plan.slow_per_mille),
+        (Fault::InFlight, plan.in_flight_per_mille),
     ];
     let mut limit = 0;
     rates.into_iter().find_map(|(fault, rate)| {
@@ -189,9 +196,22 @@ fn mix(mut value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
+impl<S: ObjectStore> FaultyStore<S> {
+    /// Lets the oldest write that is still on its way arrive. What it found, with its path; `None` if there is none.
+    pub fn land(&self) -> Option<(ObjectPath, Result<PutOutcome, LakeError>)> {
+        let (path, bytes) = self.state().in_flight.pop_front()?;
+        let outcome = self.inner.put_new(&path, &bytes);
+        Some((path, outcome))
+    }
+}
+
 impl<S: ObjectStore> ObjectStore for FaultyStore<S> {
     fn put_new(&self, path: &ObjectPath, bytes: &[u8]) -> Result<PutOutcome, LakeError> {
-        self.strike(Operation::PutNew, path.as_str(), |inner| inner.put_new(path, bytes))
+        let answer = self.strike(Operation::PutNew, path.as_str(), |inner| inner.put_new(path, bytes));
+        if let Err(LakeError::Injected { fault: Fault::InFlight, .. }) = answer {
+            self.state().in_flight.push_back((path.clone(), bytes.to_vec()));
+        }
+        answer
     }
 
     fn put(&self, path: &ObjectPath, bytes: &[u8]) -> Result<(), LakeError> {

@@ -79,7 +79,13 @@ impl Worker {
     /// Tries to bring the cut out: object, dead letters, histories and checkpoint, in this order. What is done is not
     /// done again.
     pub(super) fn deliver(&mut self) -> Result<Step, Trouble> {
+        let is_place_old = self.is_place_old();
         let Phase::Delivering(cut) = &mut self.phase else { return Ok(Step::Worked) };
+        if is_place_old && !cut.is_delivered {
+            tracing::warn!(shard = %self.id, after = %self.after, "slept, or waited, for hours: looking where the chain ends");
+            self.discard();
+            return Ok(Step::Worked);
+        }
         let (id, sink) = (self.id, &self.shared.sink);
         if !cut.is_delivered {
             let trouble = |error| Trouble::sink(id, cut.object.as_str(), error);

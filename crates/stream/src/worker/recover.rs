@@ -68,7 +68,7 @@ impl Worker {
         let listed = if may_lack { Some(self.list_chain()?) } else { None };
         self.after = checkpoint.position();
         self.processed = self.after;
-        self.tell_place();
+        self.take_place();
         self.phase = Phase::Recovering(Some(Box::new(Walk { is_ended, listed, rolling: None })));
         Ok(Step::Worked)
     }

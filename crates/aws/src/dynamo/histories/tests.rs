@@ -150,7 +150,7 @@ fn reads_are_in_hundreds_and_unprocessed_keys_are_asked_again() {
     assert_eq!(api.usage().gets - before.gets, 3);
     assert_eq!(api.usage().keys - before.keys, 250, "no floor is looked up where an item is");
     assert_eq!(api.usage().read_units - before.read_units, 250);
-    api.set_faults(Faults { unprocessed: 50, throttle: 20, before: 10, after: 10 });
+    api.set_faults(Faults { unprocessed: 50, throttle: 20, before: 10, after: 10, in_flight: 0 });
     assert!(state.histories(&keys, &types()).unwrap().iter().all(Option::is_some));
     api.set_faults(Faults { unprocessed: 100, ..Faults::default() });
     let error = state.histories(&keys, &types()).unwrap_err();
@@ -422,7 +422,7 @@ proptest! {
         let types = types();
         let api = Arc::new(MemoryDynamo::new(&[TABLE], seed));
         api.set_silent(is_silent);
-        api.set_faults(Faults { before: 10, after: 10, throttle: 10, unprocessed: 20 });
+        api.set_faults(Faults { before: 10, after: 10, throttle: 10, unprocessed: 20, in_flight: 0 });
         let states: Vec<_> = (0..4).map(|_| Arc::new(open(&api, settings(), &types).unwrap())).collect();
         let mut expected: HashMap<u8, (Vec<i64>, i64)> = HashMap::new();
         for (is_there, id, time) in intrusions {
