@@ -5,6 +5,7 @@
 #   make sim     SEEDS=10000 runs of the stream on simulated Kinesis, DynamoDB and S3
 #   make soak    200 SIGKILLs during a replay (20 in make test)
 #   make scale   100 million rows through the ETL under 4 GiB
+#   make lambda  the zips of the Lambda functions: target/lambda-zips/<target>/{stream,transform}/bootstrap.zip
 #   make demo    the README's first command
 
 SHELL := /bin/bash
@@ -18,10 +19,10 @@ export ANABRANCH_BIN := $(abspath $(BIN))
 export ANABRANCH_TEST_DATA ?= $(abspath ../shared/data)
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help check test test-rust test-python bench sim soak scale demo build tools clean
+.PHONY: help check test test-rust test-python bench sim soak scale demo build lambda tools clean
 
 help:
-	@sed -n '2,10s/^# *//p' Makefile
+	@sed -n '2,11s/^# *//p' Makefile
 
 tools:
 	@missing=""; for tool in $(CARGO) cc $(PYTHON); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
@@ -71,6 +72,23 @@ soak: build $(VENV)/.done
 
 scale: build
 	$(PYTHON) bench/scale.py --rows 100000000
+
+# Debian's glibc is newer than Lambda's: zig links against the one of Amazon Linux 2023. Both come from PyPI.
+CARGO_LAMBDA := 1.9.2
+ZIGLANG := 0.17.1
+LAMBDA_TARGETS := x86_64-unknown-linux-gnu $(if $(wildcard $(shell rustc --print sysroot)/lib/rustlib/aarch64-unknown-linux-gnu),aarch64-unknown-linux-gnu)
+
+$(VENV)/.lambda: $(VENV)/.done
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check cargo-lambda==$(CARGO_LAMBDA) ziglang==$(ZIGLANG)
+	touch $@
+
+lambda: tools $(VENV)/.lambda
+	@case "$(LAMBDA_TARGETS)" in *aarch64*) ;; *) echo "no arm64 zips: the target's std is not installed (rustup target add aarch64-unknown-linux-gnu)";; esac
+	for target in $(LAMBDA_TARGETS); do \
+		PATH="$(abspath $(VENV))/bin:$$PATH" $(CARGO) lambda build --locked --package anabranch-lambda --profile lambda \
+			--target $$target --output-format zip --lambda-dir $(TARGET)/lambda-zips/$$target || exit 1; \
+	done
+	@ls -l $(TARGET)/lambda-zips/*/*/bootstrap.zip
 
 demo: tools
 	$(CARGO) run --release --locked -- demo

@@ -78,7 +78,19 @@ pub fn lines(
     metrics: &[Metric<'_>],
     now_ms: i64,
 ) -> Result<Vec<String>, EmfError> {
-    check(namespace, dimensions, metrics)?;
+    lines_with(namespace, dimensions, &[], metrics, now_ms)
+}
+
+/// The same with properties: members of each line that CloudWatch Logs finds but makes no metric of, so they may be
+/// anything (a snapshot's version).
+pub fn lines_with(
+    namespace: &str,
+    dimensions: &[(&str, &str)],
+    properties: &[(&str, &str)],
+    metrics: &[Metric<'_>],
+    now_ms: i64,
+) -> Result<Vec<String>, EmfError> {
+    check(namespace, dimensions, properties, metrics)?;
     let mut rest: Vec<(&Metric<'_>, Vec<f64>)> = metrics
         .iter()
         .map(|metric| (metric, metric.values.iter().copied().filter(|value| value.is_finite()).collect()))
@@ -94,11 +106,18 @@ pub fn lines(
             .take(METRICS_MAX)
             .map(|(metric, values)| (*metric, values.drain(..values.len().min(VALUES_MAX)).collect()))
             .collect();
-        lines.push(line(namespace, dimensions, &now, now_ms));
+        let mut root = line(namespace, dimensions, &now, now_ms);
+        root.extend(properties.iter().map(|(name, value)| ((*name).to_owned(), json!(value))));
+        lines.push(Value::Object(root).to_string());
     }
 }
 
-fn line(namespace: &str, dimensions: &[(&str, &str)], metrics: &[(&Metric<'_>, Vec<f64>)], now_ms: i64) -> String {
+fn line(
+    namespace: &str,
+    dimensions: &[(&str, &str)],
+    metrics: &[(&Metric<'_>, Vec<f64>)],
+    now_ms: i64,
+) -> Map<String, Value> {
     let definitions: Vec<Value> =
         metrics.iter().map(|(metric, _)| json!({"Name": metric.name, "Unit": metric.unit.name()})).collect();
     let names: Vec<&str> = dimensions.iter().map(|(name, _)| *name).collect();
@@ -112,10 +131,15 @@ fn line(namespace: &str, dimensions: &[(&str, &str)], metrics: &[(&Metric<'_>, V
         let value = if let [value] = values[..] { json!(value) } else { json!(values) };
         root.insert(metric.name.to_owned(), value);
     }
-    Value::Object(root).to_string()
+    root
 }
 
-fn check(namespace: &str, dimensions: &[(&str, &str)], metrics: &[Metric<'_>]) -> Result<(), EmfError> {
+fn check(
+    namespace: &str,
+    dimensions: &[(&str, &str)],
+    properties: &[(&str, &str)],
+    metrics: &[Metric<'_>],
+) -> Result<(), EmfError> {
     if dimensions.len() > DIMENSIONS_MAX {
         return Err(EmfError::Dimensions(dimensions.len()));
     }
@@ -123,7 +147,8 @@ fn check(namespace: &str, dimensions: &[(&str, &str)], metrics: &[Metric<'_>]) -
         return Err(EmfError::DimensionValue((*name).to_owned()));
     }
     let mut used = std::collections::HashSet::from(["_aws"]);
-    let members = dimensions.iter().map(|(name, _)| *name).chain(metrics.iter().map(|metric| metric.name));
+    let pairs = dimensions.iter().chain(properties).map(|(name, _)| *name);
+    let members = pairs.chain(metrics.iter().map(|metric| metric.name));
     for name in members {
         if !is_name(name) || !used.insert(name) {
             return Err(EmfError::Name(name.to_owned()));
@@ -180,6 +205,17 @@ mod tests {
         assert_eq!(found.len(), 250);
         assert!(found.into_values().all(|found| found == values));
         assert_eq!(lines("Anabranch", &[], &[], NOW_MS), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_property_is_in_the_line_and_no_metric() {
+        let metrics = [Metric { name: "a", unit: Unit::Count, values: &[1.0] }];
+        let golden = concat!(
+            r#"{"_aws":{"CloudWatchMetrics":[{"Dimensions":[[]],"Metrics":[{"Name":"a","Unit":"Count"}],"#,
+            r#""Namespace":"A"}],"Timestamp":1700000000000},"a":1.0,"snapshotVersion":"0123"}"#,
+        );
+        assert_eq!(lines_with("A", &[], &[("snapshotVersion", "0123")], &metrics, NOW_MS).unwrap(), [golden]);
+        assert!(lines_with("A", &[], &[("a", "0123")], &metrics, NOW_MS).is_err(), "a name is used once");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Settings to components: the one place that reads the clock, chance and the environment, and passes them on as
 //! arguments.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -66,7 +66,10 @@ impl Context {
     pub(crate) fn new(arguments: &Arguments) -> Result<Self, Failure> {
         let settings = settings::load(arguments.config.as_deref(), arguments.home.as_deref(), std::env::vars())?;
         let types = settings.events.compile()?;
-        let store_options = StoreOptions { process_started: SystemTime::now(), s3: s3_options() };
+        let store_options = StoreOptions {
+            process_started: SystemTime::now(),
+            s3: S3Options::from_environment(&|name| std::env::var(name).ok()),
+        };
         let clock = Arc::new(SystemClock { started: Instant::now() });
         Ok(Self { settings, types, ui: Ui::new(arguments.json), clock, store_options })
     }
@@ -323,29 +326,4 @@ pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
         std::fs::File::open(parent)?.sync_all()
     };
     write().map_err(|e| Failure::io("write", path, &e))
-}
-
-/// How to reach S3, by the names that AWS's own tools read.
-fn s3_options() -> S3Options {
-    let read = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let endpoint = read("AWS_ENDPOINT_URL_S3").or_else(|| read("AWS_ENDPOINT_URL"));
-    let mut more = BTreeMap::new();
-    for (name, key) in [
-        ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "aws_container_credentials_relative_uri"),
-        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "aws_container_credentials_full_uri"),
-    ] {
-        if let Some(value) = read(name) {
-            more.insert(key.to_owned(), value);
-        }
-    }
-    S3Options {
-        region: read("AWS_REGION").or_else(|| read("AWS_DEFAULT_REGION")),
-        allow_http: endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://")),
-        endpoint,
-        access_key_id: read("AWS_ACCESS_KEY_ID"),
-        secret_access_key: read("AWS_SECRET_ACCESS_KEY"),
-        session_token: read("AWS_SESSION_TOKEN"),
-        retries_max: None,
-        settings: more,
-    }
 }

@@ -1,6 +1,4 @@
-//! The settings: one documented tree, from `anabranch.toml`, with overrides from the environment.
-//!
-//! `ANABRANCH__STREAM__SHARDS=4` overrides `shards` in `[stream]`: two underscores stand for a dot.
+//! The settings: one documented tree, from `anabranch.toml`, with overrides from the environment ([`tree`]).
 
 use std::path::{Path, PathBuf};
 
@@ -9,11 +7,11 @@ use anabranch_batch::train::TrainingSettings;
 use anabranch_events::EventSettings;
 use anabranch_models::learn::LearnSettings;
 use anabranch_stream::StreamSettings;
+use anabranch_stream::tree::{self, Places};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 
-const ENVIRONMENT_PREFIX: &str = "ANABRANCH__";
 const DEFAULT_FILE: &str = "anabranch.toml";
 
 /// All settings.
@@ -34,31 +32,6 @@ pub(crate) struct Settings {
     pub(crate) stream: StreamSettings,
     /// HTTP.
     pub(crate) server: ServerSettings,
-}
-
-/// Where things lie. What is empty lies below `home`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(crate) struct Places {
-    /// Folder that everything lives in.
-    pub(crate) home: PathBuf,
-    /// Dataset and models: a folder or `s3://bucket/prefix`; `home/lake` if empty.
-    pub(crate) lake: String,
-    /// Delivered lists and dead letters: a folder or `s3://bucket/prefix`; `home/delivered` if empty.
-    pub(crate) delivered: String,
-    /// Temporary files of ETL and training; `home/scratch` if empty.
-    pub(crate) scratch: PathBuf,
-}
-
-impl Default for Places {
-    fn default() -> Self {
-        Self {
-            home: PathBuf::from("anabranch-data"),
-            lake: String::new(),
-            delivered: String::new(),
-            scratch: PathBuf::new(),
-        }
-    }
 }
 
 /// HTTP.
@@ -92,13 +65,7 @@ pub(crate) fn load(
         }
         None => toml::Table::new(),
     };
-    let mut overrides: Vec<(String, String)> =
-        environment.filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX)).collect();
-    overrides.sort_unstable();
-    for (name, value) in &overrides {
-        let keys: Vec<String> = name[ENVIRONMENT_PREFIX.len()..].split("__").map(str::to_ascii_lowercase).collect();
-        insert(&mut tree, &keys, value).map_err(|problem| Failure::input(format!("{name}: {problem}")))?;
-    }
+    tree::overlay(&mut tree, environment).map_err(Failure::input)?;
     let mut settings: Settings = toml::Value::Table(tree).try_into().map_err(|e: toml::de::Error| {
         let place = path.as_deref().map_or("the environment".to_owned(), |path| path.display().to_string());
         Failure::input(format!("{place}: {e}"))
@@ -109,24 +76,6 @@ pub(crate) fn load(
     settings.stream.check().map_err(Failure::input)?;
     settings.events.compile()?;
     Ok(settings)
-}
-
-fn insert(table: &mut toml::Table, keys: &[String], text: &str) -> Result<(), String> {
-    let (key, rest) = keys.split_first().ok_or("a setting's name is missing after the prefix")?;
-    if rest.is_empty() {
-        // A number, truth value or list is taken as such; anything else is text.
-        let value = format!("v = {text}")
-            .parse::<toml::Table>()
-            .ok()
-            .and_then(|mut table| table.remove("v"))
-            .unwrap_or_else(|| toml::Value::String(text.to_owned()));
-        table.insert(key.clone(), value);
-        return Ok(());
-    }
-    match table.entry(key.clone()).or_insert_with(|| toml::Value::Table(toml::Table::new())) {
-        toml::Value::Table(inner) => insert(inner, rest, text),
-        _ => Err(format!("{key} is a value, not a section")),
-    }
 }
 
 #[cfg(test)]

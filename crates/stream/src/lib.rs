@@ -17,6 +17,7 @@
 //! | [`shared`] | what the threads of one stream share |
 //! | [`latency`] | times from receipt to list |
 //! | [`settings`] | the `[stream]` settings |
+//! | [`tree`] | settings from TOML and the environment, and where things lie |
 //! | [`clock`] | time as an argument |
 //!
 //! It promises: `accepted = delivered + superseded + duplicate + late` for every object and over all of them; two
@@ -36,6 +37,7 @@ pub mod running;
 pub mod settings;
 pub mod shared;
 pub mod transform;
+pub mod tree;
 pub mod worker;
 
 #[doc(hidden)]

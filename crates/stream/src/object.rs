@@ -168,7 +168,7 @@ fn stem(shard: ShardId, after: Position) -> String {
 }
 
 /// The same place under the other compression's extension.
-pub(crate) fn other_compression(path: &str) -> ObjectPath {
+pub fn other_compression(path: &str) -> ObjectPath {
     let other = match path.strip_suffix(".zst") {
         Some(stem) => format!("{stem}.gz"),
         None => format!("{}.zst", path.trim_end_matches(".gz")),
@@ -177,7 +177,7 @@ pub(crate) fn other_compression(path: &str) -> ObjectPath {
 }
 
 /// Where the dead letters of an object's range lie, and how they are compressed.
-pub(crate) fn dead_letters_beside(object: &ObjectPath) -> (ObjectPath, Compression) {
+pub fn dead_letters_beside(object: &ObjectPath) -> (ObjectPath, Compression) {
     let name = object.as_str().strip_prefix(LISTS).unwrap_or(object.as_str());
     let path = ObjectPath::new(format!("{DEAD_LETTERS}{name}")).expect("only the folder of a valid path changed");
     let is_gzip = object.as_str().strip_suffix(".gz").is_some();

@@ -308,6 +308,13 @@ pub trait StateStore: Send + Sync + Debug {
     /// somebody else wrote since it was read is joined, never overwritten. Where the two are not one transaction the
     /// checkpoint comes last, so that a crash between them is mended by joining again.
     fn commit(&self, commit: Commit<'_>) -> Result<(), PortError>;
+
+    /// Joins the histories of a caller that has no place in a shard (a Firehose transformation sees many, in no order).
+    /// A checkpoint at the start moves nothing; a store that can leave it out does.
+    fn join(&self, histories: &HashMap<HistoryKey, Held>, types: &EventTypes) -> Result<(), PortError> {
+        let checkpoint = Checkpoint::After(Position::START);
+        self.commit(Commit { shard: ShardId(0), checkpoint, histories, types })
+    }
 }
 
 /// One history, for callers that need no batch.

@@ -7,14 +7,14 @@
 //! batch, by `models`' promise).
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 
 use anabranch_events::history::effective;
 use anabranch_events::recommendation::recommendation_id;
 use anabranch_events::wire::decode_record;
 use anabranch_events::{
-    Event, EventTypes, HistoryKey, Outcome, Recommendation, RecommendedItem, Rejection, Trigger, apply_event,
+    Event, EventKey, EventTypes, HistoryKey, Outcome, Recommendation, RecommendedItem, Rejection, Trigger, apply_event,
 };
 use anabranch_models::{Hide, Model, Query, Scratch};
 use base64::Engine as _;
@@ -57,6 +57,8 @@ pub struct Output {
     pub dead: Vec<u8>,
     /// What happened.
     pub counts: Counts,
+    /// Lists that are as long as was asked for: `full_lists / counts.delivered` is the coverage.
+    pub full_lists: u64,
     /// Per-user mode: the newest applied event of each user, in the order of their first.
     touched: Vec<Triggering<'static>>,
     touched_by: HashMap<HistoryKey, usize>,
@@ -88,10 +90,20 @@ impl Batch<'_> {
         self.events().map(|decoded| &decoded.owner)
     }
 
+    /// When its events happened, milliseconds since 1970.
+    pub fn event_times_ms(&self) -> impl Iterator<Item = i64> + Clone {
+        self.events().map(|decoded| decoded.event.time_ms)
+    }
+
     fn events(&self) -> impl Iterator<Item = &Decoded<'_>> + Clone {
         self.decoded.iter().filter_map(|(_, decoded)| decoded.as_ref().ok())
     }
 }
+
+/// Events that earned a list in one run, for callers whose delivery comes after their commit
+/// ([`Transform::join_repeating`]): owner, class and key are an event's identity.
+#[derive(Debug, Default)]
+pub struct Earned(HashSet<(HistoryKey, u8, EventKey)>);
 
 /// An event that earned a list.
 #[derive(Clone, Debug)]
@@ -157,6 +169,35 @@ impl Transform<'_> {
         model: &Model,
         output: &mut Output,
     ) -> Vec<Pending<'a>> {
+        self.join_where(batch, histories, model, output, &mut |_, _, outcome| outcome == Outcome::Applied)
+    }
+
+    /// The same for a caller whose lists leave only after the histories are committed (a Firehose transformation
+    /// answers last): a history that holds the event may be the work of a run whose answer was lost, so the event earns
+    /// its list once in every run, under the id that it always has. Such lists are counted as delivered, not as
+    /// duplicates.
+    pub fn join_repeating<'a>(
+        &self,
+        batch: Batch<'a>,
+        histories: &mut Histories,
+        model: &Model,
+        output: &mut Output,
+        earned: &mut Earned,
+    ) -> Vec<Pending<'a>> {
+        self.join_where(batch, histories, model, output, &mut |owner, event, outcome| {
+            let class = self.types.get(event.kind).class;
+            outcome != Outcome::Late && earned.0.insert((owner.clone(), class, event.key))
+        })
+    }
+
+    fn join_where<'a>(
+        &self,
+        batch: Batch<'a>,
+        histories: &mut Histories,
+        model: &Model,
+        output: &mut Output,
+        earns: &mut dyn FnMut(&HistoryKey, &Event<'_>, Outcome) -> bool,
+    ) -> Vec<Pending<'a>> {
         output.counts.records += batch.records.len() as u64;
         output.counts.erased += batch.records.iter().filter(|record| record.data.is_none()).count() as u64;
         let mut pending = Vec::with_capacity(if self.mode == Mode::PerEvent { batch.decoded.len() } else { 0 });
@@ -169,21 +210,23 @@ impl Transform<'_> {
                 }
             };
             output.counts.accepted += 1;
-            match apply(&event, self.types, histories) {
-                Outcome::Duplicate => output.counts.duplicate += 1,
-                Outcome::Late => output.counts.late += 1,
-                Outcome::Applied => {
-                    let (number, sub, arrival_ms) = (record.position.number, record.sub, record.arrival_ms);
-                    match self.mode {
-                        Mode::PerEvent => {
-                            let triggering = Triggering { owner, event, number, sub, arrival_ms };
-                            pending.push(self.question(triggering, histories, model));
-                        }
-                        Mode::PerUser => {
-                            let event = event.into_owned();
-                            output.touch(Triggering { owner, event, number, sub, arrival_ms });
-                        }
-                    }
+            let outcome = apply(&event, self.types, histories);
+            if !earns(&owner, &event, outcome) {
+                match outcome {
+                    Outcome::Late => output.counts.late += 1,
+                    Outcome::Applied | Outcome::Duplicate => output.counts.duplicate += 1,
+                }
+                continue;
+            }
+            let (number, sub, arrival_ms) = (record.position.number, record.sub, record.arrival_ms);
+            match self.mode {
+                Mode::PerEvent => {
+                    let triggering = Triggering { owner, event, number, sub, arrival_ms };
+                    pending.push(self.question(triggering, histories, model));
+                }
+                Mode::PerUser => {
+                    let event = event.into_owned();
+                    output.touch(Triggering { owner, event, number, sub, arrival_ms });
                 }
             }
         }
@@ -274,6 +317,7 @@ impl Transform<'_> {
         serde_json::to_writer(&mut output.lines, &record).expect("texts and finite numbers serialise into memory");
         output.lines.push(b'\n');
         output.counts.delivered += 1;
+        output.full_lists += u64::from(list.len() >= self.list_length);
     }
 
     fn reject(&self, record: &Record, rejection: &Rejection, output: &mut Output) {

@@ -400,6 +400,10 @@ impl StateStore for DynamoState {
         self.put_one(&Put { item, condition }, "writing a checkpoint")?;
         Ok(())
     }
+
+    fn join(&self, histories: &HashMap<HistoryKey, Held>, types: &EventTypes) -> Result<(), PortError> {
+        self.write(histories.iter(), types).map(drop)
+    }
 }
 
 #[cfg(test)]

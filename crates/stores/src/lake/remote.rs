@@ -58,6 +58,28 @@ pub struct S3Options {
     pub settings: BTreeMap<String, String>,
 }
 
+impl S3Options {
+    /// How to reach S3, by the variables that AWS's own tools read; `variable` looks one up.
+    pub fn from_environment(variable: &dyn Fn(&str) -> Option<String>) -> Self {
+        let read = |name: &str| variable(name).filter(|value| !value.is_empty());
+        let endpoint = read("AWS_ENDPOINT_URL_S3").or_else(|| read("AWS_ENDPOINT_URL"));
+        let containers = [
+            ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "aws_container_credentials_relative_uri"),
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI", "aws_container_credentials_full_uri"),
+        ];
+        Self {
+            region: read("AWS_REGION").or_else(|| read("AWS_DEFAULT_REGION")),
+            allow_http: endpoint.as_deref().is_some_and(|endpoint| endpoint.starts_with("http://")),
+            endpoint,
+            access_key_id: read("AWS_ACCESS_KEY_ID"),
+            secret_access_key: read("AWS_SECRET_ACCESS_KEY"),
+            session_token: read("AWS_SESSION_TOKEN"),
+            retries_max: None,
+            settings: containers.into_iter().filter_map(|(name, key)| Some((key.to_owned(), read(name)?))).collect(),
+        }
+    }
+}
+
 impl std::fmt::Debug for S3Options {
     /// Secrets stay out of logs.
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

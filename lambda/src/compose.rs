@@ -1,0 +1,160 @@
+//! Settings to components, and what the two programs share: a runtime, the log, one blocking call an invocation. The one
+//! place of this package that reads the clock, chance and the environment.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use anabranch_aws::backoff::Patience;
+use anabranch_aws::dynamo::histories::{DynamoState, StateParts, StateSettings};
+use anabranch_aws::sdk::{AwsSettings, Connection};
+use anabranch_models::{Kernels, Model};
+use anabranch_stores::lake::{ObjectStore, S3Options, StoreOptions, open_store};
+use anabranch_stores::registry::ModelRegistry;
+use anabranch_stream::Clock;
+use anabranch_stream::running::ModelSource;
+use anyhow::Context as _;
+use lambda_runtime::{LambdaEvent, service_fn};
+use serde::{Deserialize, Serialize};
+
+use crate::models::Models;
+use crate::run::{Function, InvocationError, ScratchPool};
+use crate::settings::Settings;
+use crate::stream::Handled;
+
+/// Threads of the runtime: they wait for the network; the invocation has a thread of its own.
+const RUNTIME_THREADS: usize = 2;
+
+/// What a program makes its handler of.
+#[derive(Debug)]
+pub struct Composed {
+    /// The settings.
+    pub settings: Settings,
+    /// The way to AWS.
+    pub connection: Connection,
+    /// How long a call tries.
+    pub patience: Patience,
+    /// What both functions work with.
+    pub function: Function,
+}
+
+/// A function as the programs run it.
+pub trait Handler<E>: Send + Sync + 'static {
+    /// The answer.
+    type Response: Serialize + Send;
+
+    /// One invocation.
+    fn handle(&self, event: &E, model: &Arc<Model>) -> Result<Handled<Self::Response>, InvocationError>;
+}
+
+/// The operating system's clocks.
+#[derive(Debug)]
+struct SystemClock {
+    started: Instant,
+}
+
+impl Clock for SystemClock {
+    fn now_ms(&self) -> i64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+    }
+
+    fn monotonic_us(&self) -> u64 {
+        self.started.elapsed().as_micros() as u64
+    }
+}
+
+/// Composes, loads the model, and answers invocations until Lambda ends the process.
+pub fn serve<E, H>(make: impl FnOnce(Composed) -> anyhow::Result<H>) -> anyhow::Result<()>
+where
+    E: for<'de> Deserialize<'de> + Send + Sync + Debug + 'static,
+    H: Handler<E>,
+{
+    let clock = Arc::new(SystemClock { started: Instant::now() });
+    tracing_subscriber::fmt()
+        .json()
+        .with_env_filter(tracing_subscriber::EnvFilter::new("info"))
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(RUNTIME_THREADS)
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    let settings = Settings::load(std::env::vars())?;
+    let (models, composed) = compose(settings, Arc::clone(&clock) as Arc<dyn Clock>, runtime.handle().clone())?;
+    let metrics = (composed.settings.lambda.metrics_namespace.clone(), composed.settings.stream.name.clone());
+    let version = models.current().version().to_owned();
+    let handler = Arc::new(make(composed)?);
+    tracing::info!(init_us = clock.monotonic_us(), version, "ready");
+
+    let answer = move |event: LambdaEvent<E>| {
+        let (handler, models, clock, metrics) =
+            (Arc::clone(&handler), Arc::clone(&models), Arc::clone(&clock), metrics.clone());
+        async move {
+            // The adapters block; the runtime's own threads must not.
+            let done = tokio::task::spawn_blocking(move || {
+                models.look_if_due();
+                let model = models.current();
+                let handled = handler.handle(&event.payload, &model)?;
+                for line in handled.report.lines(&metrics.0, &metrics.1, &model, clock.now_ms())? {
+                    println!("{line}");
+                }
+                Ok::<_, lambda_runtime::Error>(handled.response)
+            });
+            done.await?.inspect_err(|error| tracing::error!(%error, "the invocation failed"))
+        }
+    };
+    runtime.block_on(lambda_runtime::run(service_fn(answer))).map_err(|error| anyhow::anyhow!(error))
+}
+
+fn compose(
+    settings: Settings,
+    clock: Arc<dyn Clock>,
+    runtime: tokio::runtime::Handle,
+) -> anyhow::Result<(Arc<Models>, Composed)> {
+    let types = settings.events.compile()?;
+    let s3 = S3Options::from_environment(&|name| std::env::var(name).ok());
+    let stores = StoreOptions { process_started: SystemTime::now(), s3 };
+    let open = |location: &str| -> anyhow::Result<Arc<dyn ObjectStore>> {
+        Ok(Arc::from(open_store(location, &stores).with_context(|| format!("opening {location}"))?))
+    };
+    let source = ModelSource {
+        registry: ModelRegistry::new(open(&settings.places.lake)?),
+        cache_folder: settings.lambda.cache_folder.clone().into(),
+        kernels: Kernels::best(),
+    };
+    // Credentials and the model come over the network at the same time.
+    let model_clock = Arc::clone(&clock);
+    let (models, connection) = std::thread::scope(|scope| {
+        let models = scope.spawn(|| Models::open(source, types.clone(), model_clock, settings.lambda.model_poll_s));
+        let connection = Connection::new(&AwsSettings::default(), runtime);
+        (models.join(), connection)
+    });
+    let models = models.map_err(|_| anyhow::anyhow!("loading the model panicked"))??;
+    let patience = Patience::new(Arc::new(connection.pause()), u64::from(std::process::id()) ^ clock.now_ms() as u64);
+    let state = DynamoState::new(
+        StateParts {
+            api: Arc::new(connection.dynamo()),
+            settings: StateSettings {
+                table: settings.lambda.table.clone(),
+                namespace: settings.namespace().to_owned(),
+                retention_s: settings.retention_s(),
+                ttl_s: settings.history_s(),
+            },
+            erasure_key: settings.erasure_key()?,
+            clock: Arc::clone(&clock),
+            patience: patience.clone(),
+        },
+        &types,
+    )?;
+    let function = Function {
+        state: Arc::new(state),
+        sink: open(&settings.places.delivered)?,
+        types,
+        settings: settings.stream.clone(),
+        namespace: settings.namespace().to_owned(),
+        clock,
+        scratch: ScratchPool::default(),
+    };
+    Ok((models, Composed { settings, connection, patience, function }))
+}

@@ -1,0 +1,146 @@
+//! What an invocation counted, as metrics.
+//!
+//! The counts conserve: `EventsIn = Applied + Duplicate + Late + DeadLettered` and `Applied = Delivered + Superseded +
+//! Undeliverable`, in every line and over all of them ([`Report::conserves`]). What comes again (`Retried`, in records) is
+//! not among the events in: it is counted when it does come. Latencies and coverage are of every list made.
+
+use anabranch_aws::emf::{self, EmfError, Metric, Unit};
+use anabranch_models::Model;
+
+use crate::run::Applied;
+
+/// Values of a latency in one line: CloudWatch takes 100.
+const VALUES_MAX: usize = emf::VALUES_MAX;
+
+/// What one invocation did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Records handed to the function.
+    pub batch_size: u64,
+    /// Events of those records that this invocation is done with, refused ones too.
+    pub events_in: u64,
+    /// Events that earned a list, or were followed by another of their user that did.
+    pub applied: u64,
+    /// Events that their history held already.
+    pub duplicate: u64,
+    /// Events older than their history can hold.
+    pub late: u64,
+    /// Events refused.
+    pub dead_lettered: u64,
+    /// Lists delivered.
+    pub delivered: u64,
+    /// In per-user mode: events followed by another of the same user, which got the list.
+    pub superseded: u64,
+    /// Lists that are too long for the sink and never will be delivered.
+    pub undeliverable: u64,
+    /// Records that come again: their delivery failed, or their answer would have been too large.
+    pub retried: u64,
+    /// Lists made.
+    pub lists: u64,
+    /// Lists as long as was asked for.
+    pub full_lists: u64,
+    /// Lists that were made shorter so that the answer fits.
+    pub shortened: u64,
+    /// From event to now, milliseconds.
+    pub from_event_ms: Vec<i64>,
+    /// From arrival to now, milliseconds.
+    pub from_arrival_ms: Vec<i64>,
+    /// Age of the last record, milliseconds: how far the function is behind.
+    pub iterator_age_ms: Option<i64>,
+}
+
+impl Report {
+    /// Adds what `applied` did; everything of it is done.
+    pub fn add(&mut self, applied: &Applied) {
+        let counts = &applied.counts;
+        self.events_in += counts.accepted + counts.rejected;
+        self.applied += counts.delivered + counts.superseded;
+        self.duplicate += counts.duplicate;
+        self.late += counts.late;
+        self.dead_lettered += counts.rejected;
+        self.delivered += counts.delivered;
+        self.superseded += counts.superseded;
+    }
+
+    /// Notes the lists that `applied` made, at `now_ms`.
+    pub fn note_lists(&mut self, applied: &Applied, now_ms: i64) {
+        self.lists += applied.lines.len() as u64;
+        self.full_lists += applied.full_lists;
+        self.from_event_ms.extend(applied.times.iter().map(|(event_ms, _)| now_ms.saturating_sub(*event_ms)));
+        self.from_arrival_ms.extend(applied.times.iter().map(|(_, arrival_ms)| now_ms.saturating_sub(*arrival_ms)));
+    }
+
+    /// Whether every event, and every list that it earned, is accounted for.
+    pub const fn conserves(&self) -> bool {
+        self.events_in == self.applied + self.duplicate + self.late + self.dead_lettered
+            && self.applied == self.delivered + self.superseded + self.undeliverable
+    }
+
+    /// The metrics as lines of the embedded metric format, measured at `now_ms`.
+    pub fn lines(&self, namespace: &str, stream: &str, model: &Model, now_ms: i64) -> Result<Vec<String>, EmfError> {
+        let count = |name, value: u64| (name, Unit::Count, vec![value as f64]);
+        let age_s = now_ms.saturating_sub(model.snapshot().meta().created_ms) as f64 / 1000.0;
+        let mut metrics = vec![
+            count("BatchSize", self.batch_size),
+            count("EventsIn", self.events_in),
+            count("Applied", self.applied),
+            count("Duplicate", self.duplicate),
+            count("Late", self.late),
+            count("DeadLettered", self.dead_lettered),
+            count("Delivered", self.delivered),
+            count("Superseded", self.superseded),
+            count("Undeliverable", self.undeliverable),
+            count("Retried", self.retried),
+            count("Shortened", self.shortened),
+            ("LatencyFromEvent", Unit::Milliseconds, quantiles(&self.from_event_ms)),
+            ("LatencyFromArrival", Unit::Milliseconds, quantiles(&self.from_arrival_ms)),
+            ("SnapshotAge", Unit::Seconds, vec![age_s]),
+        ];
+        if let Some(age_ms) = self.iterator_age_ms {
+            metrics.push(("IteratorAge", Unit::Milliseconds, vec![age_ms as f64]));
+        }
+        if self.lists > 0 {
+            let percent = 100.0 * self.full_lists as f64 / self.lists as f64;
+            metrics.push(("Coverage", Unit::Percent, vec![percent]));
+        }
+        let metrics: Vec<Metric<'_>> =
+            metrics.iter().map(|(name, unit, values)| Metric { name, unit: *unit, values }).collect();
+        let properties = [("snapshotVersion", model.version())];
+        emf::lines_with(namespace, &[("Stream", stream)], &properties, &metrics, now_ms)
+    }
+}
+
+/// At most 100 of the values, evenly spread over their order, the least and the greatest among them: CloudWatch's
+/// percentiles of them are those of all, to a hundredth.
+fn quantiles(values: &[i64]) -> Vec<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable();
+    if sorted.len() <= VALUES_MAX {
+        return sorted.into_iter().map(|value| value as f64).collect();
+    }
+    let last = sorted.len() - 1;
+    (0..VALUES_MAX).map(|step| sorted[step * last / (VALUES_MAX - 1)] as f64).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_keep_the_ends_and_the_order() {
+        assert_eq!(quantiles(&[3, 1, 2]), [1.0, 2.0, 3.0]);
+        let many: Vec<i64> = (0..10_000).rev().collect();
+        let found = quantiles(&many);
+        assert_eq!((found.len(), found[0], found[99]), (100, 0.0, 9_999.0));
+        assert!(found.is_sorted());
+        assert!((found[50] - 5_050.0).abs() < 2.0);
+    }
+
+    #[test]
+    fn a_lost_event_is_noticed() {
+        let report = Report { events_in: 4, applied: 2, duplicate: 1, late: 1, delivered: 2, ..Report::default() };
+        assert!(report.conserves());
+        assert!(!Report { events_in: 5, ..report.clone() }.conserves());
+        assert!(!Report { delivered: 1, ..report }.conserves());
+    }
+}

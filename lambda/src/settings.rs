@@ -1,0 +1,220 @@
+//! The settings: the keys of `anabranch.toml`, from the environment (`ANABRANCH__STREAM__LIST_LENGTH=10`), and a section
+//! of their own, `[lambda]`. Sections of other programs are passed over, so one set of settings serves all.
+
+use anabranch_events::EventSettings;
+use anabranch_events::erasure::{ErasureKey, KEY_BYTES};
+use anabranch_stream::StreamSettings;
+use anabranch_stream::tree::{self, Places};
+use serde::Deserialize;
+
+/// Sections that other programs read.
+const OTHERS: [&str; 6] = ["etl", "model", "training", "server", "source", "notify"];
+const DAY_S: u32 = 86_400;
+const HOUR_S: u32 = 3600;
+
+/// All settings of a function.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Where things lie: `lake` and `delivered` are needed, as `s3://bucket/prefix`.
+    pub places: Places,
+    /// What events mean.
+    pub events: EventSettings,
+    /// Lists: mode, length, what they hide.
+    pub stream: StreamSettings,
+    /// The functions' own.
+    pub lambda: LambdaSettings,
+}
+
+/// How records are spread over folders (Firehose's dynamic partitioning).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Partition {
+    /// Not at all.
+    #[default]
+    None,
+    /// `day` of arrival, as `2026-11-23`.
+    Day,
+    /// `day` and `hour` of arrival, UTC.
+    Hour,
+}
+
+/// `[lambda]`.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LambdaSettings {
+    /// The DynamoDB table of histories and checkpoints.
+    pub table: String,
+    /// The Firehose stream that `stream` delivers to; if empty it writes exactly-once objects to `places.delivered`
+    /// (the event source mapping's parallelization factor must then be 1).
+    pub firehose: String,
+    /// Namespace of ids and folders; `stream.name` if empty. Give it the stream's creation time, as a worker's has.
+    pub namespace: String,
+    /// The secret under which forgotten owners are named: 64 hexadecimal digits.
+    pub erasure_key: String,
+    /// How long the stream keeps events, in hours.
+    pub retention_hours: u32,
+    /// How long a history outlives its last change, in days; longer than the retention.
+    pub history_days: u32,
+    /// Partition keys that `transform` answers.
+    pub partition: Partition,
+    /// How often the current model is looked up, in seconds.
+    pub model_poll_s: u64,
+    /// Where snapshots are downloaded to.
+    pub cache_folder: String,
+    /// Namespace of the metrics.
+    pub metrics_namespace: String,
+}
+
+impl Default for LambdaSettings {
+    fn default() -> Self {
+        Self {
+            table: String::new(),
+            firehose: String::new(),
+            namespace: String::new(),
+            erasure_key: String::new(),
+            retention_hours: 24,
+            history_days: 90,
+            partition: Partition::None,
+            model_poll_s: 60,
+            cache_folder: "/tmp/anabranch".to_owned(),
+            metrics_namespace: "Anabranch".to_owned(),
+        }
+    }
+}
+
+impl std::fmt::Debug for LambdaSettings {
+    /// The secret stays out of logs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LambdaSettings")
+            .field("table", &self.table)
+            .field("firehose", &self.firehose)
+            .field("namespace", &self.namespace)
+            .field("partition", &self.partition)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Settings that do not do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SettingsError(pub String);
+
+impl Settings {
+    /// Reads and checks the settings.
+    pub fn load(environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, SettingsError> {
+        let mut tree = toml::Table::new();
+        tree::overlay(&mut tree, environment).map_err(SettingsError)?;
+        tree.retain(|section, _| !OTHERS.contains(&section));
+        let settings: Self = toml::Value::Table(tree)
+            .try_into()
+            .map_err(|error: toml::de::Error| SettingsError(format!("the environment: {error}")))?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn check(&self) -> Result<(), SettingsError> {
+        self.stream.check().map_err(SettingsError)?;
+        for (name, value) in [
+            ("PLACES__LAKE", &self.places.lake),
+            ("PLACES__DELIVERED", &self.places.delivered),
+            ("LAMBDA__TABLE", &self.lambda.table),
+        ] {
+            if value.is_empty() {
+                return Err(SettingsError(format!("set {}{name}: a function has no folder", tree::ENVIRONMENT_PREFIX)));
+            }
+        }
+        self.erasure_key().map(drop)
+    }
+
+    /// Namespace of ids and folders.
+    pub fn namespace(&self) -> &str {
+        if self.lambda.namespace.is_empty() { &self.stream.name } else { &self.lambda.namespace }
+    }
+
+    /// The secret of the erasure table.
+    pub fn erasure_key(&self) -> Result<ErasureKey, SettingsError> {
+        let digits = self.lambda.erasure_key.as_bytes();
+        let mut bytes = [0; KEY_BYTES];
+        let is_whole = digits.len() == 2 * KEY_BYTES
+            && bytes.iter_mut().zip(digits.chunks(2)).all(|(byte, pair)| {
+                let pair = std::str::from_utf8(pair).ok().filter(|pair| pair.bytes().all(|b| b.is_ascii_hexdigit()));
+                pair.and_then(|pair| u8::from_str_radix(pair, 16).ok()).map(|value| *byte = value).is_some()
+            });
+        if is_whole {
+            Ok(ErasureKey::new(bytes))
+        } else {
+            let what = "set ANABRANCH__LAMBDA__ERASURE_KEY to 64 hexadecimal digits, the key of the deployment";
+            Err(SettingsError(what.to_owned()))
+        }
+    }
+
+    /// How long the stream keeps events, in seconds.
+    pub const fn retention_s(&self) -> u32 {
+        self.lambda.retention_hours.saturating_mul(HOUR_S)
+    }
+
+    /// How long a history outlives its last change, in seconds.
+    pub const fn history_s(&self) -> u32 {
+        self.lambda.history_days.saturating_mul(DAY_S)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn needed() -> Vec<(String, String)> {
+        let key = "0a".repeat(32);
+        [
+            ("ANABRANCH__PLACES__LAKE", "s3://lake/p"),
+            ("ANABRANCH__PLACES__DELIVERED", "s3://lists"),
+            ("ANABRANCH__LAMBDA__TABLE", "state"),
+            ("ANABRANCH__LAMBDA__ERASURE_KEY", &key),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec()
+    }
+
+    fn load(more: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+        let mut pairs = needed();
+        pairs.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        Settings::load(pairs)
+    }
+
+    #[test]
+    fn the_environment_is_read_and_other_programs_sections_are_passed_over() {
+        let settings = load(&[
+            ("ANABRANCH__STREAM__LIST_LENGTH", "7"),
+            ("ANABRANCH__LAMBDA__PARTITION", "hour"),
+            ("ANABRANCH__SERVER__LISTEN", "127.0.0.1:1"),
+            ("PATH", "/bin"),
+        ])
+        .unwrap();
+        assert_eq!((settings.stream.list_length, settings.lambda.partition), (7, Partition::Hour));
+        assert_eq!((settings.namespace(), settings.retention_s(), settings.history_s()), ("clicks", 86_400, 7_776_000));
+        assert_eq!(settings.erasure_key().unwrap().secret_bytes(), &[0x0a; 32]);
+        assert!(!format!("{settings:?}").contains("0a0a"), "the secret stays out of logs");
+        assert_eq!(load(&[("ANABRANCH__LAMBDA__NAMESPACE", "clicks-17")]).unwrap().namespace(), "clicks-17");
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        for (name, value, part) in [
+            ("ANABRANCH__LAMBDA__TABEL", "x", "tabel"),
+            ("ANABRANCH__LAMBDA__TABLE", "", "LAMBDA__TABLE"),
+            ("ANABRANCH__PLACES__LAKE", "", "PLACES__LAKE"),
+            ("ANABRANCH__STREAM__LIST_LENGTH", "0", "list_length"),
+            ("ANABRANCH__LAMBDA__ERASURE_KEY", "0a", "64 hexadecimal"),
+            ("ANABRANCH__LAMBDA__ERASURE_KEY", &"+a".repeat(32), "64 hexadecimal"),
+            ("ANABRANCH__LAMBDA__PARTITION", "user", "partition"),
+        ] {
+            let mut pairs = needed();
+            pairs.retain(|(held, _)| held != name);
+            pairs.push((name.to_owned(), value.to_owned()));
+            let error = Settings::load(pairs).unwrap_err().to_string();
+            assert!(error.contains(part), "{name}: {error}");
+        }
+    }
+}
