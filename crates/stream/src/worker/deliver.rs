@@ -102,7 +102,7 @@ impl Worker {
             cut.dead_letters = None;
         }
         let (last, counts) = (cut.trailer.last, cut.trailer.counts);
-        self.commit(if self.is_at_end { Checkpoint::ShardEnd(last) } else { Checkpoint::After(last) })?;
+        self.commit(Checkpoint::After(last))?;
         self.shard.update_status(|status| {
             status.counts.add(&counts);
             status.objects += 1;
