@@ -46,7 +46,7 @@ impl DynamoState {
             self.write_floor(key, floor_ms, types)?;
         }
         let histories = keys.len() as u64;
-        Ok(Forgotten { names, keys: keys.into_iter().collect(), histories, log_records: 0 })
+        Ok(Forgotten { names, keys: keys.into_iter().collect(), histories, ..Forgotten::default() })
     }
 
     /// The owner first, then the sessions that are theirs: the alias says so, or an erasure that broke off got to it.

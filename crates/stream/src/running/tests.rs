@@ -87,7 +87,7 @@ fn a_thousand_swaps_and_never_half_a_model() {
     let state = testing::state(&folder.path().join("state"), 1);
     let mut shared = testing::parts(state, Arc::new(MemoryStore::new()), TestClock::new(), StreamSettings::default());
     shared.model = Arc::new(models.newer_than(None).unwrap().unwrap());
-    let stream = RunningStream::start(StreamParts { shared, models: None }).unwrap();
+    let stream = RunningStream::start(StreamParts { shared, models: None, notify: None }).unwrap();
     let data = event("u", "i3", "view", NOW_MS);
     stream.appender().append(vec![NewEvent { partition_key: "u".to_owned(), explicit_hash_key: None, data }]).unwrap();
     stream.flush().unwrap();
