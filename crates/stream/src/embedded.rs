@@ -195,6 +195,13 @@ mod tests {
     }
 
     #[test]
+    fn the_state_keeps_an_outbox() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = EmbeddedState::new(testing::state(folder.path(), 8));
+        testing::outbox_conformance(&state, &state);
+    }
+
+    #[test]
     fn checkpoints_come_back() {
         let position = |text: &str| text.parse::<Position>().unwrap();
         let kinesis = "49590338271490256608559692538361571095921575989136588898";
