@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "stream": {"events", "kernels", "models", "evaluation", "stores"},
     "aws": {"events", "kernels", "models", "evaluation", "stores", "stream"},  # of stream its ports only
     "server": {"events", "kernels", "models", "evaluation", "stores", "batch", "stream"},
-    "cli": {"events", "kernels", "models", "evaluation", "stores", "batch", "stream", "server"},
+    "cli": {"events", "kernels", "models", "evaluation", "stores", "batch", "stream", "aws", "server"},
     "lambda": {"events", "models", "stores", "stream", "aws"},  # a cold start pays for every byte
 }
 # Files that may hold `unsafe`, besides all of kernels.

@@ -12,6 +12,7 @@ use anabranch_events::{EventTypes, HistoryKey};
 use anabranch_models::{Model, Scratch};
 use anabranch_stores::lake::{LakeError, ObjectStore};
 use anabranch_stream::histories::{Histories, read_ahead};
+use anabranch_stream::notify::Rules;
 use anabranch_stream::object::Counts;
 use anabranch_stream::ports::{PortError, Record, ShardId, StateStore};
 use anabranch_stream::settings::Mode;
@@ -234,6 +235,8 @@ impl Function {
             mode: self.settings.mode,
             list_length: self.settings.list_length,
             hide: self.settings.hide,
+            // Notifications are the worker's: its outbox is sent by a process that stays.
+            rules: const { &Rules::NONE },
         }
     }
 }

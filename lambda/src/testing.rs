@@ -203,12 +203,7 @@ pub(crate) fn ids(lines: &[Vec<u8>]) -> Vec<String> {
 /// Lines without repeats: the first of each id, in order.
 pub(crate) fn keep_first(lines: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let mut met = HashSet::new();
-    lines
-        .iter()
-        .zip(ids(lines))
-        .filter(|(_, id)| met.insert(id.clone()))
-        .map(|(l, _)| l.clone())
-        .collect()
+    lines.iter().zip(ids(lines)).filter(|(_, id)| met.insert(id.clone())).map(|(l, _)| l.clone()).collect()
 }
 
 /// What a metric's lines add up to.

@@ -1,4 +1,4 @@
-//! Histories, checkpoints and leases in DynamoDB.
+//! Histories, checkpoints, leases and the outbox of notifications in DynamoDB.
 //!
 //! | file | what lives there |
 //! |---|---|
@@ -7,6 +7,7 @@
 //! | [`item`] | the bytes of a history's item, of an erasure's floor, of a checkpoint; versions and upgrades |
 //! | [`histories`] | [`StateStore`](anabranch_stream::ports::StateStore): batched reads, conditional joins, checkpoints |
 //! | [`erasures`] | forgetting an owner so that nothing returns |
+//! | [`outbox`] | what is to be sent, in a table of its own |
 //! | [`leases`] | the lease table, with KCL's names |
 //! | [`sdk`] | the trait over the official SDK |
 //!
@@ -19,6 +20,7 @@ mod expression;
 pub mod histories;
 pub mod item;
 pub mod leases;
+pub mod outbox;
 pub mod sdk;
 pub mod size;
 

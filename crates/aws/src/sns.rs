@@ -5,7 +5,8 @@
 //! receiver drops it. `PublishBatch` answers 200 with failures inside; [`publish_all`] sends those alone again, in
 //! their order.
 //!
-//! Not here: what is worth a notification, and the outbox that remembers what was not sent.
+//! [`channel`] brings the stream's notifications out this way. Not here: what is worth a notification, and the outbox that
+//! remembers what was not sent (`anabranch_stream::notify`).
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -13,6 +14,7 @@ use std::fmt::Debug;
 use crate::api::{ApiError, ApiErrorKind};
 use crate::backoff::Patience;
 
+pub mod channel;
 pub mod sdk;
 
 #[doc(hidden)]

@@ -19,13 +19,16 @@ use anabranch_stores::registry::ModelRegistry;
 use anabranch_stores::state::{Create, State};
 use anabranch_stores::vectors::{Access, EmbeddedOptions, EmbeddedVectors};
 use anabranch_stream::Clock;
-use anabranch_stream::running::{ModelSource, RunningStream, StreamParts};
+use anabranch_stream::notify::webhook::{SECRET_BYTES_MIN, Secret};
+use anabranch_stream::notify::{Channel, ChannelKind, LogChannel, Webhook};
+use anabranch_stream::running::{ModelSource, NotifyParts, RunningStream, StreamParts};
 use anabranch_stream::shared::SharedParts;
 use rand::TryRng as _;
 
 use crate::args::{Arguments, DataArgs, HideArg};
 use crate::failure::Failure;
 use crate::settings::{self, Settings};
+use crate::topic::SnsTopic;
 use crate::ui::Ui;
 
 /// The note under which a state remembers which dataset it was warmed with.
@@ -238,8 +241,48 @@ impl Context {
         Ok(imported)
     }
 
+    /// What notifications need, if the settings have a rule.
+    pub(crate) fn notify(&self) -> Result<Option<NotifyParts>, Failure> {
+        let settings = &self.settings.notify;
+        let rules = settings.compile(&self.types).map_err(Failure::input)?;
+        if rules.is_empty() {
+            return Ok(None);
+        }
+        let channel: Box<dyn Channel> = match settings.channel {
+            ChannelKind::Log => Box::new(LogChannel),
+            ChannelKind::Webhook => {
+                let webhook = &settings.webhook;
+                Box::new(Webhook::new(&webhook.url, self.webhook_secret()?, webhook.timeout_ms))
+            }
+            ChannelKind::Sns => Box::new(SnsTopic::new(&settings.sns.topic)?),
+        };
+        let mut seed = [0; 8];
+        rand::rngs::SysRng
+            .try_fill_bytes(&mut seed)
+            .map_err(|e| Failure::input(format!("the system gives no random bytes: {e}")))?;
+        let seed = u64::from_le_bytes(seed);
+        Ok(Some(NotifyParts { rules, channel, attempts_max: settings.attempts_max, seed }))
+    }
+
+    /// The webhook's secret. A relative path lies below `home`.
+    fn webhook_secret(&self) -> Result<Secret, Failure> {
+        let path = self.home().join(&self.settings.notify.webhook.secret_file);
+        let bytes = std::fs::read(&path).map_err(|e| Failure::io("read the webhook's secret", &path, &e))?;
+        Secret::new(&bytes).ok_or_else(|| {
+            Failure::input(format!(
+                "{} holds fewer than {SECRET_BYTES_MIN} bytes; make one with: openssl rand -hex 32",
+                path.display()
+            ))
+        })
+    }
+
     /// Starts the stream on `state`.
-    pub(crate) fn start_stream(&self, state: Arc<State>, namespace: Option<String>) -> Result<RunningStream, Failure> {
+    pub(crate) fn start_stream(
+        &self,
+        state: Arc<State>,
+        namespace: Option<String>,
+        notify: Option<NotifyParts>,
+    ) -> Result<RunningStream, Failure> {
         let namespace = namespace.unwrap_or_else(|| state.identity().namespace());
         let shared = SharedParts {
             state,
@@ -250,7 +293,7 @@ impl Context {
             model: Arc::new(self.model()?),
             clock: Arc::clone(&self.clock) as Arc<dyn Clock>,
         };
-        Ok(RunningStream::start(StreamParts { shared, models: Some(self.models()?) })?)
+        Ok(RunningStream::start(StreamParts { shared, models: Some(self.models()?), notify })?)
     }
 
     /// Raw files and their mapping, as the arguments name them.

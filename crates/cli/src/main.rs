@@ -16,6 +16,7 @@ mod compose;
 mod failure;
 mod remote;
 mod settings;
+mod topic;
 mod ui;
 
 use std::process::ExitCode;

@@ -7,6 +7,7 @@ use anabranch_batch::train::TrainingSettings;
 use anabranch_events::EventSettings;
 use anabranch_models::learn::LearnSettings;
 use anabranch_stream::StreamSettings;
+use anabranch_stream::notify::NotifySettings;
 use anabranch_stream::tree::{self, Places};
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,8 @@ pub(crate) struct Settings {
     pub(crate) training: TrainingSettings,
     /// The stream.
     pub(crate) stream: StreamSettings,
+    /// Notifications.
+    pub(crate) notify: NotifySettings,
     /// HTTP.
     pub(crate) server: ServerSettings,
 }
@@ -74,7 +77,8 @@ pub(crate) fn load(
         home.clone_into(&mut settings.places.home);
     }
     settings.stream.check().map_err(Failure::input)?;
-    settings.events.compile()?;
+    let types = settings.events.compile()?;
+    settings.notify.compile(&types).map_err(Failure::input)?;
     Ok(settings)
 }
 
@@ -106,10 +110,22 @@ mod tests {
             ([("ANABRANCH__STREAM__SHARDS", "0")], "shards = 0"),
             ([("ANABRANCH__STREAM__SHARDS", "many")], "shards"),
             ([("ANABRANCH__EVENTS__DEFAULT_TYPE", "ogle")], "default_type"),
+            ([("ANABRANCH__NOTIFY__RULES__R__EVENT_TYPES", "['ogle']")], "[notify.rules.r] event_types"),
         ] {
             let error = format!("{:?}", load(None, None, environment(&pairs)).unwrap_err());
             assert!(error.contains(part), "{error}");
         }
+    }
+
+    /// The example of the documentation is one that works.
+    #[test]
+    fn the_documented_notifications_compile() {
+        let text = include_str!("../../../docs/notifications.md");
+        let (_, rest) = text.split_once("```toml\n").unwrap();
+        let example = rest.split_once("```").unwrap().0;
+        let settings: Settings = toml::from_str(example).unwrap();
+        let rules = settings.notify.compile(&settings.events.compile().unwrap()).unwrap();
+        assert!(rules.get("abandoned-cart").is_some_and(|rule| rule.delay_ms == 30 * 60_000));
     }
 
     #[test]

@@ -89,6 +89,7 @@ pub(crate) async fn forget(
             "names": names,
             "histories": forgotten.histories,
             "logRecords": forgotten.log_records,
+            "notices": forgotten.notices,
             "deadLetters": dead_letters,
         })))
     })

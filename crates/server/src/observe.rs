@@ -159,6 +159,18 @@ fn render(app: &App) -> String {
         u64::from(status.stalled.is_some())
     });
 
+    let notices = shared.notices();
+    page.family("notifications_total", "counter", "What became of notices: queued, sent, retried, dead.");
+    for (outcome, value) in
+        [("queued", notices.queued), ("sent", notices.sent), ("retried", notices.retried), ("dead", notices.dead)]
+    {
+        page.sample("notifications_total", &format!("{{outcome=\"{outcome}\"}}"), value as f64);
+    }
+    page.family("notifications_dropped_total", "counter", "Notices that were decided against, by reason.");
+    for (reason, value) in &notices.dropped {
+        page.sample("notifications_dropped_total", &format!("{{reason=\"{reason}\"}}"), *value as f64);
+    }
+
     let latency = shared.latency();
     page.family("latency_seconds", "summary", "Time from an event's receipt to its list being readable.");
     for (q, label) in QUANTILES {

@@ -1,6 +1,6 @@
 //! The ports of the worker over the embedded state: a shard of its log, its histories and checkpoints.
 //!
-//! Guaranteed: a commit is one synced batch; the log loses no record that its checkpoint has not passed. Backup,
+//! Guaranteed: a commit, its notices among it, is one synced batch; the log loses no record that its checkpoint has not passed. Backup,
 //! retention, erasure and restore are no matter of the ports: they stay with whoever owns the [`State`].
 
 use std::sync::Arc;
@@ -8,8 +8,10 @@ use std::sync::Arc;
 use anabranch_events::{EventTypes, HistoryKey};
 use anabranch_stores::ErrorKind;
 use anabranch_stores::state::commit::Held;
+use anabranch_stores::state::outbox::Entry;
 use anabranch_stores::state::{State, StateError};
 
+use crate::notify::Notice;
 use crate::ports::{
     Checkpoint, Commit, Page, PortError, Position, Record, SequenceNumber, ShardId, ShardReader, StateStore,
 };
@@ -63,6 +65,10 @@ impl EmbeddedState {
     pub const fn new(state: Arc<State>) -> Self {
         Self { state }
     }
+
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
 }
 
 impl StateStore for EmbeddedState {
@@ -83,8 +89,9 @@ impl StateStore for EmbeddedState {
             let stored = stored.map_or(Ok(commit.checkpoint), decode)?;
             Ok(encode(stored.furthest(commit.checkpoint)))
         };
+        let outbox: Vec<Entry> = commit.notices.iter().map(Notice::to_entry).collect();
         self.state
-            .commit_with(shard_number(commit.shard)?, &advance, commit.histories, commit.types)
+            .commit_with(shard_number(commit.shard)?, &advance, commit.histories, commit.types, &outbox)
             .map_err(|error| port_error(&error))
     }
 }
@@ -137,7 +144,7 @@ fn shard_number(shard: ShardId) -> Result<u32, PortError> {
     })
 }
 
-fn port_error(error: &StateError) -> PortError {
+pub(crate) fn port_error(error: &StateError) -> PortError {
     let kind = match error.kind() {
         // A write that failed poisons the engine: it has to be opened anew, asking again is no use.
         ErrorKind::Retry => ErrorKind::Fenced,
@@ -185,6 +192,13 @@ mod tests {
     fn the_state_keeps_histories_and_checkpoints() {
         let folder = tempfile::tempdir().unwrap();
         testing::state_store_conformance(&EmbeddedState::new(testing::state(folder.path(), 2)));
+    }
+
+    #[test]
+    fn the_state_keeps_an_outbox() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = EmbeddedState::new(testing::state(folder.path(), 8));
+        testing::outbox_conformance(&state, &state);
     }
 
     #[test]

@@ -15,6 +15,7 @@
 //! | [`replay`] | events from elsewhere (files) into the log, resumable to the record |
 //! | [`erase`] | forgetting in what the stream wrote: log records and dead letters |
 //! | [`shared`] | what the threads of one stream share |
+//! | [`notify`] | notifications: rules, outbox, channels |
 //! | [`latency`] | times from receipt to list |
 //! | [`settings`] | the `[stream]` settings |
 //! | [`tree`] | settings from TOML and the environment, and where things lie |
@@ -30,6 +31,7 @@ pub mod erase;
 pub mod histories;
 pub mod ingest;
 pub mod latency;
+pub mod notify;
 pub mod object;
 pub mod ports;
 pub mod replay;

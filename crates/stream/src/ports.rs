@@ -14,6 +14,8 @@ use anabranch_stores::ErrorKind;
 use anabranch_stores::state::commit::Held;
 use serde::{Deserialize, Serialize};
 
+use crate::notify::Notice;
+
 /// Ten to the 38th: the most decimal digits that 128 bits hold in full.
 const LIMB: u128 = 10_u128.pow(38);
 const LIMB_DIGITS: usize = 38;
@@ -294,6 +296,8 @@ pub struct Commit<'a> {
     pub histories: &'a HashMap<HistoryKey, Held>,
     /// Settings under which histories are folded.
     pub types: &'a EventTypes,
+    /// What the cut wants sent. Ids that wait, or are finished, are there already.
+    pub notices: &'a [Notice],
 }
 
 /// Keeps histories and checkpoints.
@@ -304,16 +308,17 @@ pub trait StateStore: Send + Sync + Debug {
     /// How far `shard` is committed; [`Position::START`] if it was never.
     fn checkpoint(&self, shard: ShardId) -> Result<Checkpoint, PortError>;
 
-    /// Joins the histories into the stored ones, then sets the checkpoint, which never moves back. A history that
-    /// somebody else wrote since it was read is joined, never overwritten. Where the two are not one transaction the
-    /// checkpoint comes last, so that a crash between them is mended by joining again.
+    /// Keeps the notices, joins the histories into the stored ones, then sets the checkpoint, which never moves back. A
+    /// history that somebody else wrote since it was read is joined, never overwritten. Where this is not one transaction
+    /// the notices come first (an event that is in its history triggers nothing any more) and the checkpoint last, so
+    /// that a crash in between is mended by doing it again.
     fn commit(&self, commit: Commit<'_>) -> Result<(), PortError>;
 
     /// Joins the histories of a caller that has no place in a shard (a Firehose transformation sees many, in no order).
     /// A checkpoint at the start moves nothing; a store that can leave it out does.
     fn join(&self, histories: &HashMap<HistoryKey, Held>, types: &EventTypes) -> Result<(), PortError> {
         let checkpoint = Checkpoint::After(Position::START);
-        self.commit(Commit { shard: ShardId(0), checkpoint, histories, types })
+        self.commit(Commit { shard: ShardId(0), checkpoint, histories, types, notices: &[] })
     }
 }
 

@@ -1,8 +1,8 @@
 //! A running stream on one machine, over the embedded log and state: its threads, and the questions it answers while
 //! it runs.
 //!
-//! Threads: one worker a shard, one appender, one housekeeper (model reload, retention, free disk space). Each ends when
-//! the stream stops; a worker's failure stops the stream and is told by [`RunningStream::failure`].
+//! Threads: one worker a shard, one appender, one housekeeper (model reload, retention, free disk space), and where there
+//! are rules for notifications one dispatcher. Each ends when the stream stops; a worker's failure stops the stream and is told by [`RunningStream::failure`].
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -21,9 +21,11 @@ use anabranch_stores::state::erasures::Forgotten;
 use anabranch_stores::state::log::Retention;
 use anabranch_stores::state::{State, StateError};
 
-use crate::embedded::{LogReader, log_number};
+use crate::embedded::{EmbeddedState, LogReader, log_number};
 use crate::erase;
 use crate::ingest::{Appender, run_appender};
+use crate::notify::dispatcher::DispatchStep;
+use crate::notify::{Channel, Dispatcher, DispatcherParts, NotifyError, Rules};
 use crate::object;
 use crate::ports::{PortError, Position, ShardId};
 use crate::shared::{Shared, SharedParts, lock};
@@ -69,6 +71,21 @@ pub struct StreamParts {
     pub shared: SharedParts<Arc<State>>,
     /// Where newer models come from; without it the first one stays.
     pub models: Option<ModelSource>,
+    /// Notifications; without it no event triggers any, and what waits in the outbox goes on waiting.
+    pub notify: Option<NotifyParts>,
+}
+
+/// What notifications need.
+#[derive(Debug)]
+pub struct NotifyParts {
+    /// What triggers them.
+    pub rules: Rules,
+    /// The way out.
+    pub channel: Box<dyn Channel>,
+    /// Attempts of one notification, the first included.
+    pub attempts_max: u32,
+    /// What the jitter of retries comes from.
+    pub seed: u64,
 }
 
 /// Why a stream does not start.
@@ -147,7 +164,12 @@ impl RunningStream {
         parts.shared.settings.check().map_err(StartError::Setting)?;
         parts.shared.model.check_types(&parts.shared.types)?;
         let state = Arc::clone(&parts.shared.state);
-        let shared = Arc::new(Shared::new(parts.shared.over_port()));
+        let shared = Shared::new(parts.shared.over_port());
+        let (rules, sending) = match parts.notify {
+            Some(NotifyParts { rules, channel, attempts_max, seed }) => (rules, Some((channel, attempts_max, seed))),
+            None => (Rules::default(), None),
+        };
+        let shared = Arc::new(shared.with_rules(rules));
         let mut workers = Vec::new();
         let mut last = 0;
         for shard in 0..state.identity().shards {
@@ -185,6 +207,14 @@ impl RunningStream {
         stream.spawn("appender", move |shared| {
             run_appender(shared, &log, &inbox).map_err(|error| (error.to_string(), error.kind()))
         })?;
+        if let Some((channel, attempts_max, seed)) = sending {
+            let outbox = Arc::new(EmbeddedState::new(Arc::clone(&state)));
+            let shared = Arc::clone(&stream.shared);
+            let dispatcher = Dispatcher::new(DispatcherParts { shared, outbox, channel, attempts_max, seed });
+            stream.spawn("dispatcher", move |shared| {
+                dispatch(dispatcher, shared).map_err(|error| (error.to_string(), error.kind()))
+            })?;
+        }
         stream.spawn("housekeeper", move |shared| {
             keep_house(shared, &state, parts.models.as_ref());
             Ok(())
@@ -337,6 +367,19 @@ fn drive(
             Step::Stalled { wait_ms } => shared.wait_for(shard, None, Duration::from_millis(wait_ms)),
             // The embedded log is never split; a worker over another source would be followed by its children's.
             Step::Ended => break,
+        }
+    }
+    Ok(())
+}
+
+/// Sends what is due until the stream stops. What waits then goes on waiting.
+fn dispatch(mut dispatcher: Dispatcher, shared: &Shared) -> Result<(), NotifyError> {
+    while !shared.is_stopping() {
+        match dispatcher.step()? {
+            DispatchStep::Worked => {}
+            DispatchStep::Idle { wait_ms } | DispatchStep::Stalled { wait_ms } => {
+                std::thread::park_timeout(Duration::from_millis(wait_ms));
+            }
         }
     }
     Ok(())

@@ -20,6 +20,7 @@ use crate::clock::Clock;
 use crate::embedded::EmbeddedState;
 use crate::histories::{self, Histories};
 use crate::latency::Latency;
+use crate::notify::{NotifyCounts, Rules};
 use crate::object::Counts;
 use crate::ports::{self, PortError, Position, ShardId, StateStore};
 use crate::settings::StreamSettings;
@@ -50,6 +51,8 @@ pub struct Shared {
     retired: Mutex<Counts>,
     health: Mutex<Health>,
     latency: Mutex<Latency>,
+    rules: Rules,
+    notices: Mutex<NotifyCounts>,
     stop: AtomicBool,
 }
 
@@ -109,6 +112,8 @@ pub struct ShardStatus {
     pub newest: Position,
     /// How far the reader is behind the newest record, in milliseconds, where the source says so.
     pub behind_ms: Option<u64>,
+    /// Everything that arrived before this time is applied, milliseconds since 1970.
+    pub settled_ms: i64,
     /// Counts of committed cuts since the start of the worker.
     pub counts: Counts,
     /// Objects written since the start of the worker.
@@ -175,8 +180,35 @@ impl Shared {
             retired: Mutex::default(),
             health: Mutex::default(),
             latency: Mutex::default(),
+            rules: Rules::default(),
+            notices: Mutex::default(),
             stop: AtomicBool::new(false),
         }
+    }
+
+    /// With rules for notifications.
+    #[must_use]
+    pub fn with_rules(self, rules: Rules) -> Self {
+        Self { rules, ..self }
+    }
+
+    /// What triggers notifications.
+    pub const fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// What became of notices.
+    pub fn notices(&self) -> NotifyCounts {
+        lock(&self.notices).clone()
+    }
+
+    pub(crate) fn count_notices(&self, count: impl FnOnce(&mut NotifyCounts)) {
+        count(&mut lock(&self.notices));
+    }
+
+    /// Everything that arrived in a shard before this time is applied; `None` of a shard that has no worker here.
+    pub fn settled_ms(&self, id: ShardId) -> Option<i64> {
+        self.shard(id).map(|shard| lock(&shard.status).settled_ms)
     }
 
     /// Brings a shard in, as new. A second worker of the same shard takes the place of the first.

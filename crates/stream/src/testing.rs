@@ -20,9 +20,11 @@ use crate::shared::SharedParts;
 
 mod conformance;
 mod memory;
+mod outbox;
 
 pub use conformance::{ShardFixture, shard_reader_conformance, state_store_conformance};
 pub use memory::{Faults, MemoryShard, MemoryState, When};
+pub use outbox::{MemoryChannel, Sending, notice, outbox_conformance};
 
 /// Where the clock stands, milliseconds since 1970.
 pub const NOW_MS: i64 = 1_700_000_000_000;

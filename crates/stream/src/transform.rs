@@ -21,6 +21,7 @@ use base64::Engine as _;
 use serde::Serialize;
 
 use crate::histories::Histories;
+use crate::notify::{Notice, Rules, rule};
 use crate::object::Counts;
 use crate::ports::{Record, SequenceNumber, ShardId};
 use crate::settings::Mode;
@@ -46,6 +47,8 @@ pub struct Transform<'a> {
     pub list_length: usize,
     /// Which items a list does not show.
     pub hide: Hide,
+    /// What triggers notifications.
+    pub rules: &'a Rules,
 }
 
 /// The outcome of one or more batches: lines to deliver, dead letters, counts.
@@ -59,6 +62,8 @@ pub struct Output {
     pub counts: Counts,
     /// Lists that are as long as was asked for: `full_lists / counts.delivered` is the coverage.
     pub full_lists: u64,
+    /// What is to be sent.
+    pub notices: Vec<Notice>,
     /// Per-user mode: the newest applied event of each user, in the order of their first.
     touched: Vec<Triggering<'static>>,
     touched_by: HashMap<HistoryKey, usize>,
@@ -218,6 +223,7 @@ impl Transform<'_> {
                 }
                 continue;
             }
+            self.notify(&event, &owner, record.arrival_ms, output);
             let (number, sub, arrival_ms) = (record.position.number, record.sub, record.arrival_ms);
             match self.mode {
                 Mode::PerEvent => {
@@ -339,14 +345,27 @@ impl Transform<'_> {
         output.counts.rejected += 1;
     }
 
+    /// The notices that an event triggers which is new in its history.
+    fn notify(&self, event: &Event<'_>, owner: &HistoryKey, arrival_ms: i64, output: &mut Output) {
+        if self.rules.is_empty() {
+            return;
+        }
+        let Self { namespace, shard, types, .. } = *self;
+        let triggering = rule::Triggering { namespace, shard, types, event, owner, arrival_ms };
+        output.notices.extend(self.rules.triggered(triggering));
+    }
+
     /// Joins the events of records without making lists: rolling forward over what an object already delivered.
-    /// Dead letters come out as they did the first time, since they are functions of the range.
+    /// Dead letters and notices come out as they did the first time: they are functions of the range and of what is
+    /// committed before it.
     pub fn roll_forward(&self, batch: Batch<'_>, histories: &mut Histories, output: &mut Output) {
         output.counts.records += batch.records.len() as u64;
         for (record, decoded) in batch.decoded {
             match decoded {
-                Ok(decoded) => {
-                    apply(&decoded.event, self.types, histories);
+                Ok(Decoded { event, owner, .. }) => {
+                    if apply(&event, self.types, histories) == Outcome::Applied {
+                        self.notify(&event, &owner, record.arrival_ms, output);
+                    }
                 }
                 Err(rejection) => self.reject(record, &rejection, output),
             }

@@ -28,6 +28,7 @@ use anabranch_models::{Model, Scratch};
 use anabranch_stores::lake::ObjectPath;
 
 use crate::histories::{self, read_ahead};
+use crate::notify::Notice;
 use crate::object;
 use crate::ports::{Checkpoint, Commit, Page, Position, Record, ShardId, ShardReader};
 use crate::settings::Mode;
@@ -110,6 +111,8 @@ pub struct Worker {
     is_at_end: bool,
     first: Option<First>,
     output: Output,
+    /// What the next commit wants sent.
+    notices: Vec<Notice>,
     scratch: Option<(Arc<Model>, Scratch)>,
     phase: Phase,
     attempts: usize,
@@ -134,6 +137,7 @@ impl Worker {
             is_at_end: false,
             first: None,
             output: Output::default(),
+            notices: Vec::new(),
             scratch: None,
             phase: Phase::Recovering(None),
             attempts: 0,
@@ -243,9 +247,16 @@ impl Worker {
         if let Some(page) = self.page.take() {
             return Ok(page);
         }
+        let asked_ms = self.shared.clock.now_ms();
         let page = self.reader.read_after(self.processed, self.shared.settings.micro_batch_records, READ_BYTES_MAX);
         let page = page.map_err(|source| Trouble::reader(self.id, source))?;
-        self.shard.update_status(|status| status.behind_ms = page.behind_ms);
+        self.shard.update_status(|status| {
+            status.behind_ms = page.behind_ms;
+            if page.records.is_empty() && page.is_caught_up() {
+                // Whatever had arrived when it was asked is applied.
+                status.settled_ms = status.settled_ms.max(asked_ms);
+            }
+        });
         Ok(page)
     }
 
@@ -255,7 +266,12 @@ impl Worker {
         self.processed = self.processed.max(last.unwrap_or(Position::START));
         self.is_at_end = page.is_end_of_shard;
         let processed = self.processed;
-        self.shard.update_status(|status| status.processed = processed);
+        self.shard.update_status(|status| {
+            status.processed = processed;
+            if let Some(last) = page.records.last() {
+                status.settled_ms = status.settled_ms.max(last.arrival_ms);
+            }
+        });
     }
 
     /// Joins records and makes their lists. If it fails it has done nothing.
@@ -277,6 +293,7 @@ impl Worker {
         };
         let scratch = scratch(&mut self.scratch, &model);
         transform.score(&pending, &model, scratch, &mut self.output);
+        self.notices.append(&mut self.output.notices);
         self.first.get_or_insert_with(|| First {
             position: first.position,
             arrival_ms: first.arrival_ms,
@@ -286,24 +303,36 @@ impl Worker {
         Ok(())
     }
 
-    /// Histories and checkpoint. From here on the cut is history.
+    /// Notices, histories and checkpoint. From here on the cut is history.
     fn commit(&mut self, checkpoint: Checkpoint) -> Result<(), Trouble> {
         let shared = Arc::clone(&self.shared);
         let _gate = shared.enter();
         {
             // Others may read meanwhile; nobody else writes.
             let held = histories::read(&self.shard.histories);
-            let commit = Commit { shard: self.id, checkpoint, histories: held.uncommitted(), types: &shared.types };
+            let (histories, notices) = (held.uncommitted(), &self.notices);
+            let commit = Commit { shard: self.id, checkpoint, histories, types: &shared.types, notices };
             shared.state.commit(commit).map_err(|source| Trouble::state(self.id, source))?;
         }
+        shared.count_notices(|counts| counts.queued += self.notices.len() as u64);
+        self.notices.clear();
         histories::write(&self.shard.histories).clear();
         self.after = checkpoint.position();
         self.processed = self.processed.max(self.after);
         self.first = None;
-        self.phase = if matches!(checkpoint, Checkpoint::ShardEnd(_)) { Phase::Ended } else { Phase::Open };
+        self.phase = Phase::Open;
+        if matches!(checkpoint, Checkpoint::ShardEnd(_)) {
+            self.end();
+        }
         self.is_flushing = false;
         self.take_place();
         Ok(())
+    }
+
+    /// Nothing arrives in the shard any more.
+    fn end(&mut self) {
+        self.phase = Phase::Ended;
+        self.shard.update_status(|status| status.settled_ms = i64::MAX);
     }
 
     /// Whether so long ago was looked where the chain ends that it must be looked again.
@@ -331,6 +360,7 @@ impl Worker {
     fn discard(&mut self) {
         histories::write(&self.shard.histories).clear();
         self.output = Output::default();
+        self.notices.clear();
         self.page = None;
         self.is_at_end = false;
         self.first = None;
@@ -367,6 +397,7 @@ fn transform(shared: &Shared, shard: ShardId) -> Transform<'_> {
         mode: shared.settings.mode,
         list_length: shared.settings.list_length,
         hide: shared.settings.hide,
+        rules: shared.rules(),
     }
 }
 

@@ -45,8 +45,9 @@ impl DynamoState {
         for key in keys.iter().rev() {
             self.write_floor(key, floor_ms, types)?;
         }
+        let notices = self.forget_notices(&keys, floor_ms)?;
         let histories = keys.len() as u64;
-        Ok(Forgotten { names, keys: keys.into_iter().collect(), histories, log_records: 0 })
+        Ok(Forgotten { names, keys: keys.into_iter().collect(), histories, notices, ..Forgotten::default() })
     }
 
     /// The owner first, then the sessions that are theirs: the alias says so, or an erasure that broke off got to it.

@@ -19,13 +19,15 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use anabranch_events::erasure::ErasureKey;
 use anabranch_events::{EventTypes, History, HistoryKey, codec};
 use anabranch_stores::ErrorKind;
 use anabranch_stores::state::commit::Held;
+use anabranch_stores::state::outbox::Place;
 use anabranch_stream::Clock;
+use anabranch_stream::notify::Notice;
 use anabranch_stream::ports::{Checkpoint, Commit, PortError, Position, ShardId, StateStore};
 
 use super::api::{DynamoApi, DynamoError, GET_KEYS_MAX, Item, Put, Table, Value};
@@ -77,7 +79,11 @@ pub struct DynamoState {
     pub(super) settings: StateSettings,
     pub(super) erasure_key: ErasureKey,
     clock: Arc<dyn Clock>,
-    patience: Patience,
+    pub(super) patience: Patience,
+    /// Where notices wait.
+    pub(super) outbox: Option<Table>,
+    /// The outbox as the walk over it found it.
+    pub(super) walk: Mutex<BTreeMap<Place, Notice>>,
 }
 
 /// What writing did.
@@ -118,7 +124,7 @@ impl DynamoState {
         }
         let table = Table { name: settings.table.clone(), key: item::KEY };
         let StateParts { api, erasure_key, clock, patience, .. } = parts;
-        Ok(Self { api, table, settings, erasure_key, clock, patience })
+        Ok(Self { api, table, settings, erasure_key, clock, patience, outbox: None, walk: Mutex::default() })
     }
 
     /// Joins histories that batch made (a warm start). Joining twice changes nothing, so an import that was cut short is
@@ -316,8 +322,13 @@ impl DynamoState {
 
     /// Puts one item if its condition holds, trying again in passing trouble. Whether it held.
     pub(super) fn put_one(&self, put: &Put, what: &str) -> Result<bool, PortError> {
+        self.put_one_in(&self.table, put, what)
+    }
+
+    /// The same into any table.
+    pub(super) fn put_one_in(&self, table: &Table, put: &Put, what: &str) -> Result<bool, PortError> {
         for attempt in 1.. {
-            let Some(answer) = self.api.put(&self.table, vec![put.clone()]).pop() else { break };
+            let Some(answer) = self.api.put(table, vec![put.clone()]).pop() else { break };
             match answer {
                 Ok(()) => return Ok(true),
                 Err(DynamoError::ConditionFailed(_)) => return Ok(false),
@@ -394,6 +405,7 @@ impl StateStore for DynamoState {
     }
 
     fn commit(&self, commit: Commit<'_>) -> Result<(), PortError> {
+        self.keep(commit.notices)?;
         self.write(commit.histories.iter(), commit.types)?;
         let (item, condition) = item::checkpoint_item(&self.settings.namespace, commit.shard, commit.checkpoint);
         // A checkpoint that is as far or further stays: another worker, or this very write with its answer lost.

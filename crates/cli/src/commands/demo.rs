@@ -77,7 +77,7 @@ pub(crate) fn run(context: &Context, arguments: &DemoArgs) -> Result<(), Failure
     let state = context.state()?;
     let imported = context.warm(&state, &*context.lake()?)?;
     context.ui.say(format!("  warm start: {} histories", crate::ui::grouped(imported)));
-    let stream = Arc::new(context.start_stream(state, None)?);
+    let stream = Arc::new(context.start_stream(state, None, None)?);
     let window = Window { after_ms: cut_over_ms, until_ms: last_ms };
     let replayed = replay::through(context, &stream, &input, &mapping, window)?;
     replay::check(&replayed.counts)?;

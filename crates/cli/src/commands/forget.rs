@@ -44,7 +44,8 @@ pub(crate) fn run(context: &Context, arguments: &ForgetArgs) -> Result<(), Failu
             let compression = context.settings.stream.compression;
             let letters = erase::erase_dead_letters(&*context.delivered()?, "dead-letters", &keys, compression)?;
             let counts = json!({
-                "histories": forgotten.histories, "logRecords": forgotten.log_records, "deadLetters": letters,
+                "histories": forgotten.histories, "logRecords": forgotten.log_records, "notices": forgotten.notices,
+                "deadLetters": letters,
             });
             FromState { keys, names: forgotten.names, counts }
         }
@@ -90,7 +91,8 @@ fn parse(answer: &Value) -> Result<FromState, Failure> {
         })
         .collect::<Result<Vec<_>, Failure>>()?;
     let counts = json!({
-        "histories": answer["histories"], "logRecords": answer["logRecords"], "deadLetters": answer["deadLetters"],
+        "histories": answer["histories"], "logRecords": answer["logRecords"], "notices": answer["notices"],
+        "deadLetters": answer["deadLetters"],
     });
     Ok(FromState { keys, names, counts })
 }

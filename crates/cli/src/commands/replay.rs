@@ -49,7 +49,8 @@ pub(crate) fn run(context: &Context, arguments: &ReplayArgs) -> Result<(), Failu
         }
     };
     context.warm(&state, &*context.lake()?)?;
-    let stream = context.start_stream(state, namespace)?;
+    // What happened long ago is nothing to tell anybody now.
+    let stream = context.start_stream(state, namespace, None)?;
     let replayed = through(context, &stream, &input, &mapping, window)?;
     let namespace = stream.shared().namespace.clone();
     stream.stop()?;

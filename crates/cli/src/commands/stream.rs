@@ -21,7 +21,7 @@ pub(crate) fn run(context: &Context, arguments: &StreamArgs) -> Result<(), Failu
     if imported > 0 {
         context.ui.say(format!("warm start: {} histories of the dataset joined", grouped(imported)));
     }
-    let stream = Arc::new(context.start_stream(state, None)?);
+    let stream = Arc::new(context.start_stream(state, None, context.notify()?)?);
     let server = Server::start(context, &stream, listen)?;
     print_line(&format!("anabranch stream \"{}\" at {}", context.settings.stream.name, server.url))?;
     print_line(&format!(

@@ -57,7 +57,7 @@ impl World {
         let sink = Arc::new(FaultyStore::new(MemoryStore::new(), FaultPlan::default()));
         let port: Arc<dyn ObjectStore> = Arc::<FaultyStore<MemoryStore>>::clone(&sink);
         let shared = testing::parts(state, port, testing::TestClock::new(), settings);
-        let stream = RunningStream::start(StreamParts { shared, models: None }).unwrap();
+        let stream = RunningStream::start(StreamParts { shared, models: None, notify: None }).unwrap();
         let app = Arc::new(App::new(Arc::new(stream), TOKEN));
         Self { router: router(Arc::clone(&app)), app, sink, folder }
     }

@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::{FORMAT_VERSION, META_NEXT_SEQUENCE, META_RESTORED, State, StateError, open_database};
 
 const MAGIC: [u8; 8] = *b"ANBBACK\0";
-const KEYSPACES: [&str; 5] = ["meta", "log", "histories", "checkpoints", "erasures"];
+const KEYSPACES: [&str; 6] = ["meta", "log", "histories", "checkpoints", "erasures", "outbox"];
 const END: u8 = 0xff;
 /// Values are log records (1 MiB) and histories; nothing is larger than this.
 const VALUE_BYTES_MAX: u32 = 64 << 20;
@@ -75,7 +75,7 @@ impl State {
         let mut entries = 0;
         out.put(&MAGIC)?;
         out.put(&FORMAT_VERSION.to_le_bytes())?;
-        let keyspaces = [&self.meta, &self.log, &self.histories, &self.checkpoints, &self.erasures];
+        let keyspaces = [&self.meta, &self.log, &self.histories, &self.checkpoints, &self.erasures, &self.outbox];
         for (index, keyspace) in keyspaces.into_iter().enumerate() {
             for guard in snapshot.iter(keyspace) {
                 let (key, value) = guard.into_inner()?;

@@ -1,14 +1,13 @@
-//! Histories and checkpoints. A cut is committed in one synced batch: either its histories and its checkpoint are both
-//! there after a crash, or neither.
+//! Histories and checkpoints. A cut is committed in one synced batch: either its histories, its checkpoint and what it
+//! wants sent are all there after a crash, or nothing.
 
 use std::collections::HashMap;
-use std::sync::PoisonError;
 
 use anabranch_events::{EventTypes, History, HistoryKey, codec};
 use fjall::PersistMode;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{State, StateError};
+use super::{State, StateError, outbox};
 
 /// A history in memory, and which stored bytes it grew from.
 #[derive(Clone, Debug, Default)]
@@ -74,20 +73,23 @@ impl State {
             let stored = stored.map_or(Ok(0), super::read_u64)?;
             Ok(stored.max(checkpoint).to_le_bytes().to_vec())
         };
-        self.commit_with(shard, &advance, histories, types)
+        self.commit_with(shard, &advance, histories, types, &[])
     }
 
-    /// Commits a cut: the histories that it touched and the shard's new checkpoint, in one synced batch. A history
-    /// that somebody else wrote since it was read (another shard, a session's owner) is joined, never overwritten.
+    /// Commits a cut: the histories that it touched, the shard's new checkpoint and what is to be sent, in one synced
+    /// batch. A history that somebody else wrote since it was read (another shard, a session's owner) is joined, never
+    /// overwritten.
     pub fn commit_with(
         &self,
         shard: u32,
         advance: &Advance<'_>,
         histories: &HashMap<HistoryKey, Held>,
         types: &EventTypes,
+        outbox: &[outbox::Entry],
     ) -> Result<(), StateError> {
-        let _one_at_a_time = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.lock_commits();
         let mut batch = self.db.batch().durability(Some(PersistMode::SyncData));
+        self.stage(&mut batch, outbox)?;
         for (key, held) in histories {
             let key_bytes = key.to_bytes();
             let floor = self.floor(key);
@@ -124,7 +126,7 @@ impl State {
         const CHUNK: usize = 1000;
         let mut imported = 0;
         loop {
-            let _one_at_a_time = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
+            let _one_at_a_time = self.lock_commits();
             let mut batch = self.db.batch();
             let mut in_chunk = 0;
             for item in (&mut *histories).take(CHUNK) {

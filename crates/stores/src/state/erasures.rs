@@ -1,5 +1,5 @@
-//! Erasure in the state: the floor of a forgotten owner, kept under an HMAC name, and the removal of what log and
-//! histories hold of them.
+//! Erasure in the state: the floor of a forgotten owner, kept under an HMAC name, and the removal of what log,
+//! histories and outbox hold of them.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::PoisonError;
@@ -22,6 +22,8 @@ pub struct Forgotten {
     pub histories: u64,
     /// Log records emptied or rewritten.
     pub log_records: u64,
+    /// Entries of the outbox removed.
+    pub notices: u64,
 }
 
 pub(super) fn load(erasures: &Keyspace) -> Result<HashMap<ErasedName, i64>, StateError> {
@@ -98,7 +100,7 @@ impl State {
 
         let mut forgotten = Forgotten { names, ..Forgotten::default() };
         {
-            let _one_at_a_time = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
+            let _one_at_a_time = self.lock_commits();
             let mut batch = self.db.batch().durability(Some(PersistMode::SyncAll));
             for key in &keys {
                 let key_bytes = key.to_bytes();
@@ -114,15 +116,16 @@ impl State {
                     forgotten.histories += 1;
                 }
             }
+            forgotten.notices = self.stage_forgetting(&mut batch, &keys, floor_ms)?;
             batch.commit()?;
         }
         forgotten.log_records = self.rewrite_log(&mut |data| without(data, &keys))?;
         // The old bytes must leave the disk too, not only the view: flushed and compacted here, they are out of the
         // tables; the engine's journal still holds them until it turns over, which cannot be forced from outside.
-        for keyspace in [&self.meta, &self.log, &self.histories, &self.checkpoints, &self.erasures] {
+        for keyspace in [&self.meta, &self.log, &self.histories, &self.checkpoints, &self.erasures, &self.outbox] {
             keyspace.rotate_memtable_and_wait()?;
         }
-        for keyspace in [&self.log, &self.histories] {
+        for keyspace in [&self.log, &self.histories, &self.outbox] {
             keyspace.major_compact()?;
         }
         forgotten.keys = keys.into_iter().collect();

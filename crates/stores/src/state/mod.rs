@@ -1,4 +1,4 @@
-//! The embedded state of a stream: log, histories, checkpoints, erasures, in one fjall database.
+//! The embedded state of a stream: log, histories, checkpoints, erasures, outbox, in one fjall database.
 //!
 //! One database, because one atomic, synced batch must span histories and checkpoint (a crash leaves both or
 //! neither). One process, because fjall locks its folder: a second one is told so.
@@ -8,6 +8,7 @@
 //! | [`log`] | the durable log: Kinesis's shards, iterators and retention |
 //! | [`commit`](mod@commit) | a cut's histories and checkpoint in one synced batch; reading histories |
 //! | [`erasures`] | floors of forgotten users, and removing what the state holds of them |
+//! | [`outbox`] | what is to be sent because of an event |
 //! | [`backup`] | a consistent copy of a running state, and its way back |
 //!
 //! Guaranteed: what a call reported as done was synced first (`fdatasync` of the journal). Sequence numbers
@@ -15,7 +16,7 @@
 //! Not here: what an event means (`events`), and the order of a cut (`stream`).
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use anabranch_events::CodecError;
 use anabranch_events::erasure::{ErasedName, ErasureKey, KEY_BYTES};
@@ -28,6 +29,7 @@ pub mod backup;
 pub mod commit;
 pub mod erasures;
 pub mod log;
+pub mod outbox;
 
 #[cfg(test)]
 mod tests;
@@ -154,6 +156,7 @@ pub struct State {
     histories: Keyspace,
     checkpoints: Keyspace,
     erasures: Keyspace,
+    outbox: Keyspace,
     identity: StreamIdentity,
     erasure_key: ErasureKey,
     /// The next sequence number; its lock also makes appends one at a time.
@@ -269,6 +272,7 @@ impl State {
             histories: keyspace("histories")?,
             checkpoints: keyspace("checkpoints")?,
             erasures,
+            outbox: keyspace("outbox")?,
             identity,
             erasure_key: ErasureKey::new(secret),
             next_sequence: Mutex::new(next),
@@ -319,6 +323,11 @@ impl State {
         batch.insert(&self.meta, format!("{META_NOTE_PREFIX}{name}"), value);
         batch.commit()?;
         Ok(())
+    }
+
+    /// Held while stored histories or the outbox are read, changed and written.
+    fn lock_commits(&self) -> MutexGuard<'_, ()> {
+        self.committing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Bytes on disk.

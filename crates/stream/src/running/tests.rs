@@ -12,8 +12,9 @@ use anabranch_stores::lake::{LocalStore, MemoryStore, ObjectStore};
 
 use super::*;
 use crate::ingest::NewEvent;
+use crate::notify::{NotifySettings, RuleSettings};
 use crate::settings::StreamSettings;
-use crate::testing::{self, NOW_MS, TestClock, event};
+use crate::testing::{self, MemoryChannel, NOW_MS, TestClock, event};
 
 const SWAPS: usize = 1000;
 
@@ -88,7 +89,7 @@ fn a_thousand_swaps_and_never_half_a_model() {
     let state = testing::state(&folder.path().join("state"), 1);
     let mut shared = testing::parts(state, Arc::new(MemoryStore::new()), TestClock::new(), StreamSettings::default());
     shared.model = Arc::new(models.newer_than(None).unwrap().unwrap());
-    let stream = RunningStream::start(StreamParts { shared, models: None }).unwrap();
+    let stream = RunningStream::start(StreamParts { shared, models: None, notify: None }).unwrap();
     let data = event("u", "i3", "view", NOW_MS);
     stream.appender().append(vec![NewEvent { partition_key: "u".to_owned(), explicit_hash_key: None, data }]).unwrap();
     stream.flush().unwrap();
@@ -142,4 +143,42 @@ fn an_unfit_model_does_not_take_over() {
     assert!(models.newer_than(Some(&held)).unwrap_err().contains("corrupt"));
     reload(&shared, &models);
     assert_eq!(shared.model().version(), held);
+}
+
+/// Two carts, one owner forgotten while her notice waits: the other's goes out by the stream's own thread, hers never.
+#[test]
+fn a_forgotten_users_notice_does_not_go_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let (state, clock, channel) = (testing::state(folder.path(), 2), TestClock::new(), MemoryChannel::default());
+    let rule = RuleSettings { event_types: vec!["cart".to_owned()], delay_minutes: 30, ..RuleSettings::default() };
+    let notify = NotifySettings { rules: [("r".to_owned(), rule)].into(), ..NotifySettings::default() };
+    let shared =
+        testing::parts(Arc::clone(&state), Arc::new(MemoryStore::new()), Arc::clone(&clock), StreamSettings::default());
+    let notify = NotifyParts {
+        rules: notify.compile(&testing::types()).unwrap(),
+        channel: Box::new(channel.clone()),
+        attempts_max: 8,
+        seed: 1,
+    };
+    let stream = RunningStream::start(StreamParts { shared, models: None, notify: Some(notify) }).unwrap();
+    let put = |user: &str| {
+        let data = event(user, "i3", "cart", NOW_MS);
+        let new = NewEvent { partition_key: user.to_owned(), explicit_hash_key: None, data };
+        stream.appender().append(vec![new]).unwrap();
+    };
+    put("ada");
+    put("bob");
+    stream.flush().unwrap();
+    assert_eq!(state.outbox_len().unwrap(), 2);
+    let (forgotten, _) = stream.forget(&HistoryKey::User("ada".into())).unwrap();
+    assert_eq!((forgotten.notices, state.outbox_len().unwrap()), (1, 1));
+    clock.advance_ms(31 * 60_000);
+    while stream.shared().notices().sent == 0 {
+        assert_eq!(stream.failure(), None);
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    let arrived = channel.arrived();
+    assert!(arrived.len() == 1 && arrived[0].1.body.contains(r#""userId":"bob""#), "{arrived:?}");
+    assert_eq!(state.outbox_len().unwrap(), 0);
+    stream.stop().unwrap();
 }

@@ -168,7 +168,8 @@ struct Suite<'a> {
 impl Suite<'_> {
     fn commit(&self, shard: u64, checkpoint: Checkpoint, histories: &[(&HistoryKey, &Held)]) {
         let histories: HashMap<_, _> = histories.iter().map(|(key, held)| ((*key).clone(), (*held).clone())).collect();
-        let commit = Commit { shard: ShardId(shard), checkpoint, histories: &histories, types: &self.types };
+        let commit =
+            Commit { shard: ShardId(shard), checkpoint, histories: &histories, types: &self.types, notices: &[] };
         self.store.commit(commit).unwrap();
     }
 

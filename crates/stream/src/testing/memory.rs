@@ -1,13 +1,16 @@
 //! A shard and a state in memory: plain twins of Kinesis and `DynamoDB` that fail when they are told to.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex};
 
 use anabranch_events::{EventTypes, HistoryKey, codec};
 use anabranch_stores::ErrorKind;
 use anabranch_stores::state::commit::Held;
+use anabranch_stores::state::outbox::Place;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::notify::{Notice, Outbox};
 use crate::ports::{
     Checkpoint, Commit, Page, PortError, Position, Record, SequenceNumber, ShardId, ShardReader, StateStore,
 };
@@ -204,6 +207,9 @@ struct Kept {
     histories: HashMap<HistoryKey, Vec<u8>>,
     checkpoints: HashMap<ShardId, Checkpoint>,
     reads: Vec<usize>,
+    outbox: BTreeMap<Place, Notice>,
+    finished: BTreeSet<u128>,
+    sent: HashMap<HistoryKey, i64>,
 }
 
 impl MemoryState {
@@ -215,6 +221,11 @@ impl MemoryState {
     /// Every history as stored.
     pub fn bytes(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
         lock(&self.kept).histories.iter().map(|(key, bytes)| (key.to_bytes(), bytes.clone())).collect()
+    }
+
+    /// Notices that wait.
+    pub fn waiting(&self) -> usize {
+        lock(&self.kept).outbox.len()
     }
 
     /// How many histories each read asked for.
@@ -243,7 +254,13 @@ impl StateStore for MemoryState {
 
     fn commit(&self, commit: Commit<'_>) -> Result<(), PortError> {
         self.faults.strike("committing", || {
-            let mut kept = lock(&self.kept);
+            let kept = &mut *lock(&self.kept);
+            for notice in commit.notices {
+                let waits = kept.outbox.keys().any(|(_, id)| *id == notice.id);
+                if !waits && !kept.finished.contains(&notice.id) {
+                    kept.outbox.insert(notice.place(), notice.clone());
+                }
+            }
             for (key, held) in commit.histories {
                 let stored = kept.histories.get(key);
                 let mut history = held.history.clone();
@@ -256,6 +273,52 @@ impl StateStore for MemoryState {
             *stored = stored.furthest(commit.checkpoint);
             Ok(())
         })
+    }
+}
+
+impl Outbox for MemoryState {
+    fn due(&self, now_ms: i64, after: Option<Place>, count_max: usize) -> Result<Vec<Notice>, PortError> {
+        self.faults.strike("reading the outbox", || {
+            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+            let kept = lock(&self.kept);
+            let due = kept.outbox.range((from, Bound::Unbounded)).take_while(|((due_ms, _), _)| *due_ms <= now_ms);
+            Ok(due.take(count_max).map(|(_, notice)| notice.clone()).collect())
+        })
+    }
+
+    fn next_due(&self, now_ms: i64) -> Result<Option<i64>, PortError> {
+        let kept = lock(&self.kept);
+        Ok(kept.outbox.keys().map(|(due_ms, _)| *due_ms).find(|due_ms| *due_ms > now_ms))
+    }
+
+    fn postpone(&self, notice: &Notice) -> Result<(), PortError> {
+        self.faults.strike("postponing a notice", || {
+            if let Some(held) = lock(&self.kept).outbox.get_mut(&notice.place()) {
+                *held = notice.clone();
+            }
+            Ok(())
+        })
+    }
+
+    fn finish(&self, notice: &Notice, _kept_until_ms: i64, sent: Option<(&HistoryKey, i64)>) -> Result<(), PortError> {
+        self.faults.strike("finishing a notice", || {
+            let kept = &mut *lock(&self.kept);
+            kept.outbox.remove(&notice.place());
+            kept.finished.insert(notice.id);
+            if let Some((receiver, time_ms)) = sent {
+                let newest = kept.sent.entry(receiver.clone()).or_insert(time_ms);
+                *newest = (*newest).max(time_ms);
+            }
+            Ok(())
+        })
+    }
+
+    fn newest_sent(&self, receiver: &HistoryKey) -> Result<Option<i64>, PortError> {
+        Ok(lock(&self.kept).sent.get(receiver).copied())
+    }
+
+    fn trim(&self, _now_ms: i64) -> Result<(), PortError> {
+        Ok(())
     }
 }
 
@@ -294,5 +357,7 @@ mod tests {
     #[test]
     fn the_state_keeps_its_promises() {
         testing::state_store_conformance(&*MemoryState::new());
+        let state = MemoryState::new();
+        testing::outbox_conformance(&*state, &*state);
     }
 }

@@ -110,7 +110,10 @@ impl Worker {
             None => None,
         };
         let Some((path, tail)) = found else {
-            self.phase = if walk.is_ended && is_empty { Phase::Ended } else { Phase::Open };
+            self.phase = Phase::Open;
+            if walk.is_ended && is_empty {
+                self.end();
+            }
             return Ok(Step::Worked);
         };
         let trailer = object::decode_trailer(path.as_str(), &tail)
@@ -158,6 +161,7 @@ impl Worker {
             }
             let mut histories = histories::write(&self.shard.histories);
             transform.roll_forward(batch, &mut histories, &mut rolling.output);
+            self.notices.append(&mut rolling.output.notices);
         }
         let rest = page.records.split_off(covered);
         if rest.is_empty() {

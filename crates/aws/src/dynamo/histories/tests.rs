@@ -80,7 +80,7 @@ fn history_of(times: &[i64]) -> History {
 
 fn cut<'a>(histories: &'a HashMap<HistoryKey, Held>, types: &'a EventTypes, number: u64) -> Commit<'a> {
     let checkpoint = Checkpoint::After(Position::whole(SequenceNumber::from(number)));
-    Commit { shard: SHARD, checkpoint, histories, types }
+    Commit { shard: SHARD, checkpoint, histories, types, notices: &[] }
 }
 
 fn commit(state: &DynamoState, histories: &HashMap<HistoryKey, Held>, number: u64) -> Result<(), PortError> {
@@ -478,4 +478,67 @@ proptest! {
             prop_assert_eq!(encoded(&found.history), encoded(&history), "user {}", id);
         }
     }
+}
+
+const OUTBOX: &str = "outbox";
+
+fn world_with_outbox(seed: u64) -> (Arc<MemoryDynamo>, DynamoState) {
+    let api = Arc::new(MemoryDynamo::new(&[TABLE, OUTBOX], seed));
+    let state = open(&api, settings(), &types()).unwrap().with_outbox(OUTBOX);
+    (api, state)
+}
+
+#[test]
+fn the_outbox_keeps_its_promises_on_bad_days_too() {
+    let (_, state) = world_with_outbox(1);
+    anabranch_stream::testing::outbox_conformance(&state, &state);
+    for seed in 0..5 {
+        let (api, state) = world_with_outbox(seed);
+        api.set_faults(Faults { before: 10, after: 10, throttle: 10, unprocessed: 10 });
+        anabranch_stream::testing::outbox_conformance(&state, &state);
+    }
+}
+
+/// A crash between notices and histories: the cut is committed again, and what was sent meanwhile stays sent.
+#[test]
+fn notices_come_before_histories_and_a_second_commit_doubles_none() {
+    use anabranch_stream::notify::Outbox as _;
+    let (api, state) = world_with_outbox(1);
+    let (types, notices) = (types(), [anabranch_stream::testing::notice(5, NOW_MS, "u")]);
+    let histories = grown(&state, &user("u"), &[1]);
+    let cut = || Commit { notices: &notices, ..cut(&histories, &types, 10) };
+    let patience = Patience { attempts_max: 1, ..Patience::new(Arc::new(NoPause), 1) };
+    let hasty = DynamoState { patience, outbox: state.outbox.clone(), ..open(&api, settings(), &types).unwrap() };
+    api.script(&[Hit::Pass, Hit::Before]);
+    assert_eq!(hasty.commit(cut()).unwrap_err().kind, ErrorKind::Retry);
+    assert_eq!((api.items(OUTBOX).len(), stored(&api, &user("u"))), (1, None));
+    let due = state.due(NOW_MS, None, 9).unwrap();
+    assert_eq!(due, notices);
+    state.finish(&due[0], NOW_MS + 1_000_000, None).unwrap();
+    state.commit(cut()).unwrap();
+    assert!(stored(&api, &user("u")).is_some());
+    assert_eq!(state.due(NOW_MS, None, 9).unwrap(), []);
+    api.expire(OUTBOX, NOW_MS / 1000 + 1001);
+    assert!(api.items(OUTBOX).is_empty());
+
+    let without = open(&api, settings(), &types).unwrap();
+    let error = without.commit(cut()).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::FixInput);
+    assert!(error.to_string().contains("name an outbox table"), "{error}");
+}
+
+#[test]
+fn forgetting_takes_what_waits_and_when_something_was_sent() {
+    use anabranch_stream::notify::Outbox as _;
+    let (api, state) = world_with_outbox(1);
+    let (types, nothing) = (types(), HashMap::new());
+    let notice = anabranch_stream::testing::notice;
+    let notices = [notice(5, NOW_MS, "u"), notice(6, NOW_MS, "other"), notice(7, NOW_MS, "u")];
+    state.commit(Commit { notices: &notices, ..cut(&nothing, &types, 10) }).unwrap();
+    state.finish(&notices[2], NOW_MS, Some((&user("u"), NOW_MS))).unwrap();
+    assert_eq!(state.newest_sent(&user("u")).unwrap(), Some(NOW_MS));
+    assert_eq!(state.forget(&user("u"), NOW_MS, &types).unwrap().notices, 1);
+    assert_eq!(state.due(NOW_MS, None, 9).unwrap(), notices[1..2]);
+    assert_eq!(state.newest_sent(&user("u")).unwrap(), None);
+    assert!(!format!("{:?}", api.items(TABLE)).contains("sent"));
 }

@@ -1,0 +1,439 @@
+//! Brings due notices out: due → decide → send → finish.
+//!
+//! [`Dispatcher::step`] does one small thing and says what to wait for; a thread, a function or a simulation drives it.
+//! It walks the outbox in order of due times, so what is decided does not depend on when events were read. A notice that
+//! cannot be decided yet (its shard is not read far enough, it is quiet, its next attempt is not due) holds back the
+//! later ones of its owner, and of nobody else.
+//!
+//! A crash between sending and finishing sends again, under the same id. When the outbox or the histories fail in a way
+//! that may pass, the dispatcher keeps what it holds, never sends a second time for it, and the next step tries again.
+//!
+//! Where several processes read a stream, each knows how far its own shards are read and takes the others' word: a
+//! notice of a shard without a worker here counts as settled.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use anabranch_events::{History, HistoryKey, RecommendedItem};
+use anabranch_models::{Model, PartKind, Query, Scored};
+use anabranch_stores::ErrorKind;
+use anabranch_stores::lake::{LakeError, ObjectPath};
+use anabranch_stores::state::outbox::Place;
+use serde::Serialize;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::channel::{Channel, SendError};
+use super::notice::{Body, Notice, Notification, id_text};
+use super::outbox::Outbox;
+use super::rule::{DropReason, Rule};
+use crate::object;
+use crate::ports::{PortError, ShardId};
+use crate::settings::Compression;
+use crate::shared::Shared;
+
+/// Notices read at once.
+const PAGE: usize = 64;
+/// Notices looked at before the walk begins anew: memory of held-back owners, and of the time until a retry.
+const WALK_MAX: usize = 4096;
+/// Longest and shortest wait of an idle dispatcher, in milliseconds.
+const IDLE_MS: std::ops::RangeInclusive<u64> = 10..=1000;
+/// Waiting times when outbox, histories or dead letters fail, in milliseconds: doubling up to the last.
+const STALL_MS: [u64; 7] = [100, 200, 400, 800, 1600, 3200, 5000];
+/// The first wait between attempts to send, in milliseconds; it doubles up to the longest.
+const RETRY_MS: u64 = 1000;
+const RETRY_LONGEST_MS: u64 = 300_000;
+/// How long a finished id is remembered, in milliseconds. The outbox is written with or before the histories, so this
+/// only has to outlast a worker that joins what another one has committed meanwhile.
+const FINISHED_KEPT_MS: i64 = 48 * 3_600_000;
+/// How often finished ids are trimmed, in milliseconds.
+const TRIM_EVERY_MS: i64 = 600_000;
+
+/// Why the dispatcher cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum NotifyError {
+    /// Outbox or histories.
+    #[error("notifications: {0}")]
+    Port(#[from] PortError),
+    /// Dead letters.
+    #[error("notifications: writing a dead letter: {0}")]
+    Sink(#[from] LakeError),
+    /// Dead letters do not compress.
+    #[error("notifications: compressing a dead letter: {0}")]
+    Compress(#[from] std::io::Error),
+}
+
+impl NotifyError {
+    /// What the caller can do.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Port(error) => error.kind,
+            Self::Sink(error) => error.kind(),
+            Self::Compress(_) => ErrorKind::Bug,
+        }
+    }
+}
+
+/// What a step did, and what to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DispatchStep {
+    /// Something; step again.
+    Worked,
+    /// Nothing to do for so many milliseconds.
+    Idle {
+        /// Milliseconds.
+        wait_ms: u64,
+    },
+    /// Something fails for now; step again after so many milliseconds.
+    Stalled {
+        /// Milliseconds.
+        wait_ms: u64,
+    },
+}
+
+/// What [`Dispatcher::new`] is made of. The rules are those of the stream, see [`Shared::with_rules`].
+#[derive(Debug)]
+pub struct DispatcherParts {
+    /// Histories, model, sink of dead letters, clock.
+    pub shared: Arc<Shared>,
+    /// Where notices wait.
+    pub outbox: Arc<dyn Outbox>,
+    /// The way out.
+    pub channel: Box<dyn Channel>,
+    /// Attempts of one notification, the first included.
+    pub attempts_max: u32,
+    /// What the jitter of retries comes from.
+    pub seed: u64,
+}
+
+/// How a notice ends, or goes on.
+#[derive(Debug)]
+enum Closing {
+    Sent { receiver: HistoryKey },
+    Dropped(DropReason),
+    Dead { why: String },
+    Retry,
+}
+
+/// Sends what is due.
+#[derive(Debug)]
+pub struct Dispatcher {
+    parts: DispatcherParts,
+    /// What was read and not looked at yet.
+    page: VecDeque<Notice>,
+    /// How far this walk over the outbox is.
+    after: Option<Place>,
+    looked_at: usize,
+    /// Owners with a notice that has to wait, so that their later ones do not overtake it.
+    held_back: HashSet<HistoryKey>,
+    /// The earliest known end of a wait.
+    wake_ms: Option<i64>,
+    closing: Option<(Notice, Closing)>,
+    stalls: usize,
+    trimmed_ms: Option<i64>,
+}
+
+/// Whose history decides, and who gets the notification.
+struct Receiver {
+    key: HistoryKey,
+    user: Option<Box<str>>,
+    history: History,
+}
+
+/// A list and what it is worth.
+struct Offer {
+    model: Arc<Model>,
+    list: Vec<Scored>,
+    lift: f64,
+}
+
+/// What a decision came to.
+enum Decision {
+    Drop(DropReason),
+    Send { receiver: HistoryKey, notification: Notification },
+}
+
+impl Dispatcher {
+    /// A dispatcher before its first step.
+    pub fn new(parts: DispatcherParts) -> Self {
+        Self {
+            parts,
+            page: VecDeque::new(),
+            after: None,
+            looked_at: 0,
+            held_back: HashSet::new(),
+            wake_ms: None,
+            closing: None,
+            stalls: 0,
+            trimmed_ms: None,
+        }
+    }
+
+    /// Does one thing. See the module's documentation.
+    pub fn step(&mut self) -> Result<DispatchStep, NotifyError> {
+        let done = if self.closing.is_some() { self.close() } else { self.look() };
+        match done {
+            Ok(step) => {
+                self.stalls = 0;
+                Ok(step)
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::Retry | ErrorKind::Full) => {
+                let wait_ms = STALL_MS[self.stalls.min(STALL_MS.len() - 1)];
+                self.stalls += 1;
+                tracing::warn!(%error, "notifications wait");
+                Ok(DispatchStep::Stalled { wait_ms })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes the next due notice and sends it, or finds out why not. If it fails it has sent nothing.
+    fn look(&mut self) -> Result<DispatchStep, NotifyError> {
+        let now_ms = self.parts.shared.clock.now_ms();
+        if self.page.is_empty() {
+            let room = WALK_MAX.saturating_sub(self.looked_at).min(PAGE);
+            let page = if room == 0 { Vec::new() } else { self.parts.outbox.due(now_ms, self.after, room)? };
+            if page.is_empty() {
+                return self.rest(now_ms);
+            }
+            self.page = page.into();
+        }
+        let Some(notice) = self.page.front() else { return Ok(DispatchStep::Worked) };
+        let later_ms = self.not_yet(notice, now_ms);
+        if later_ms.is_none() {
+            let decision = self.decide(notice, now_ms)?;
+            let notice = self.page.pop_front().expect("the front was looked at above");
+            self.pass(&notice);
+            let closing = match decision {
+                Decision::Drop(reason) => (notice, Closing::Dropped(reason)),
+                Decision::Send { receiver, notification } => self.send(notice, receiver, &notification, now_ms),
+            };
+            self.closing = Some(closing);
+            return Ok(DispatchStep::Worked);
+        }
+        let notice = self.page.pop_front().expect("the front was looked at above");
+        self.pass(&notice);
+        self.wake_ms = earlier(self.wake_ms, later_ms);
+        self.held_back.insert(notice.owner);
+        Ok(DispatchStep::Worked)
+    }
+
+    fn pass(&mut self, notice: &Notice) {
+        self.after = Some(notice.place());
+        self.looked_at += 1;
+    }
+
+    /// The end of a walk.
+    fn rest(&mut self, now_ms: i64) -> Result<DispatchStep, NotifyError> {
+        if self.trimmed_ms.is_none_or(|trimmed_ms| now_ms.abs_diff(trimmed_ms) >= TRIM_EVERY_MS.unsigned_abs()) {
+            self.parts.outbox.trim(now_ms)?;
+            self.trimmed_ms = Some(now_ms);
+        }
+        let next_ms = earlier(self.parts.outbox.next_due(now_ms)?, self.wake_ms.take());
+        (self.after, self.looked_at) = (None, 0);
+        self.held_back.clear();
+        let wait_ms = next_ms.map_or(*IDLE_MS.end(), |next_ms| next_ms.saturating_sub(now_ms).max(0) as u64);
+        Ok(DispatchStep::Idle { wait_ms: wait_ms.clamp(*IDLE_MS.start(), *IDLE_MS.end()) })
+    }
+
+    /// When to look at a notice again that has to wait; `None` if it is to be decided now.
+    fn not_yet(&self, notice: &Notice, now_ms: i64) -> Option<i64> {
+        let shared = &self.parts.shared;
+        if self.held_back.contains(&notice.owner) {
+            return Some(i64::MAX);
+        }
+        if now_ms < notice.not_before_ms {
+            return Some(notice.not_before_ms);
+        }
+        if shared.settled_ms(ShardId(notice.shard)).is_some_and(|settled_ms| settled_ms < notice.settled_ms) {
+            return Some(now_ms.saturating_add(200));
+        }
+        // What was due by day may have to wait for a retry until it is night.
+        let rule = shared.rules().get(&notice.rule)?;
+        let over_ms = rule.quiet.map_or(now_ms, |quiet| quiet.over_at(now_ms));
+        (over_ms > now_ms && !rule.is_expired(notice.due_ms, now_ms)).then_some(over_ms)
+    }
+
+    fn decide(&self, notice: &Notice, now_ms: i64) -> Result<Decision, NotifyError> {
+        let shared = &self.parts.shared;
+        let Some(rule) = shared.rules().get(&notice.rule) else { return Ok(Decision::Drop(DropReason::NoRule)) };
+        if rule.is_expired(notice.due_ms, now_ms) {
+            return Ok(Decision::Drop(DropReason::Expired));
+        }
+        let receiver = self.receiver(&notice.owner)?;
+        let newest_sent_ms = self.parts.outbox.newest_sent(&receiver.key)?;
+        if let Err(reason) = rule.stands(notice, &receiver.history, newest_sent_ms) {
+            return Ok(Decision::Drop(reason));
+        }
+        let offer = self.offer(rule, &receiver.history);
+        if let Err(reason) = rule.is_worth(offer.list.len(), offer.lift) {
+            return Ok(Decision::Drop(reason));
+        }
+        let notification = self.notification(notice, &receiver, &offer);
+        Ok(Decision::Send { receiver: receiver.key, notification })
+    }
+
+    /// The owner with their effective history; the user, if a session turned out to be theirs.
+    fn receiver(&self, owner: &HistoryKey) -> Result<Receiver, NotifyError> {
+        let shared = &self.parts.shared;
+        let user = match owner {
+            HistoryKey::User(user) => Some(user.clone()),
+            HistoryKey::Session(_) => {
+                shared.history(owner)?.and_then(|own| own.alias().map(|alias| alias.user.clone()))
+            }
+        };
+        let key = user.clone().map_or_else(|| owner.clone(), HistoryKey::User);
+        let history = shared.effective(owner)?.unwrap_or_default();
+        Ok(Receiver { key, user, history })
+    }
+
+    /// The list that the user would see now, and its lift.
+    fn offer(&self, rule: &Rule, history: &History) -> Offer {
+        let shared = &self.parts.shared;
+        let model = shared.model();
+        let recommender = model.recommender();
+        let (row, hidden) = (model.row(history), model.hidden(history, shared.settings.hide));
+        let mut scratch = recommender.scratch();
+        let query = Query { row: &row, exclude: &hidden, k: rule.items_max };
+        let list = recommender.recommend(&mut scratch, &[query]).pop().and_then(Result::ok).unwrap_or_default();
+        let explained = list.first().and_then(|best| recommender.explain(&mut scratch, &row, best.item()).ok());
+        let lift = explained.map_or(0.0, |explained| {
+            let personal = explained.parts.iter().filter(|part| part.kind != PartKind::Popularity);
+            personal.map(|part| part.contribution).sum()
+        });
+        Offer { model, list, lift }
+    }
+
+    fn notification(&self, notice: &Notice, receiver: &Receiver, offer: &Offer) -> Notification {
+        let id = id_text(notice.id);
+        let session = match &notice.owner {
+            HistoryKey::User(_) => None,
+            HistoryKey::Session(session) => Some(&**session),
+        };
+        let item = |scored: &Scored| RecommendedItem {
+            item_id: offer.model.snapshot().item_id(scored.item()).into(),
+            score: scored.score(),
+        };
+        let body = Body {
+            notification_id: &id,
+            rule: &notice.rule,
+            stream: &self.parts.shared.namespace,
+            user_id: receiver.user.as_deref(),
+            session_id: session,
+            event_id: &notice.event_id,
+            event_type: &notice.event_type,
+            event_item_id: &notice.item,
+            event_time_ms: notice.time_ms,
+            arrival_time_ms: notice.arrival_ms,
+            due_time_ms: notice.due_ms,
+            snapshot_version: offer.model.version(),
+            lift: offer.lift,
+            items: offer.list.iter().map(item).collect(),
+        };
+        let body = serde_json::to_string(&body).expect("texts and finite numbers serialise into memory");
+        Notification { id, group: Notification::group(&receiver.key), rule: notice.rule.clone(), body }
+    }
+
+    fn send(
+        &mut self,
+        mut notice: Notice,
+        receiver: HistoryKey,
+        notification: &Notification,
+        now_ms: i64,
+    ) -> (Notice, Closing) {
+        let closing = match self.parts.channel.send(notification, now_ms) {
+            Ok(()) => Closing::Sent { receiver },
+            Err(SendError::Refused(why)) => Closing::Dead { why },
+            Err(SendError::Retry(why)) => {
+                notice.attempts += 1;
+                if notice.attempts >= self.parts.attempts_max {
+                    Closing::Dead { why: format!("{why}; given up after {} attempts", notice.attempts) }
+                } else {
+                    let wait_ms = retry_ms(self.parts.seed, notice.id, notice.attempts);
+                    tracing::warn!(
+                        id = notification.id,
+                        notice.attempts,
+                        wait_ms,
+                        why,
+                        "a notification is tried again"
+                    );
+                    notice.not_before_ms = now_ms.saturating_add_unsigned(wait_ms);
+                    Closing::Retry
+                }
+            }
+        };
+        (notice, closing)
+    }
+
+    /// Writes down what became of a notice. What was sent is not sent again if this fails.
+    fn close(&mut self) -> Result<DispatchStep, NotifyError> {
+        let Some((notice, closing)) = &self.closing else { return Ok(DispatchStep::Worked) };
+        let outbox = &self.parts.outbox;
+        let kept_until_ms = self.parts.shared.clock.now_ms().saturating_add(FINISHED_KEPT_MS);
+        match closing {
+            Closing::Sent { receiver } => outbox.finish(notice, kept_until_ms, Some((receiver, notice.due_ms)))?,
+            Closing::Dropped(_) => outbox.finish(notice, kept_until_ms, None)?,
+            Closing::Dead { why } => {
+                self.bury(notice, why)?;
+                outbox.finish(notice, kept_until_ms, None)?;
+            }
+            Closing::Retry => {
+                outbox.postpone(notice)?;
+                self.wake_ms = earlier(self.wake_ms, Some(notice.not_before_ms));
+                self.held_back.insert(notice.owner.clone());
+            }
+        }
+        self.parts.shared.count_notices(|counts| match closing {
+            Closing::Sent { .. } => counts.sent += 1,
+            Closing::Dropped(reason) => *counts.dropped.entry(*reason).or_default() += 1,
+            Closing::Dead { .. } => counts.dead += 1,
+            Closing::Retry => counts.retried += 1,
+        });
+        self.closing = None;
+        Ok(DispatchStep::Worked)
+    }
+
+    /// Puts a notice into the dead letters, beside those of the stream: erasing finds it there by its owner.
+    fn bury(&self, notice: &Notice, why: &str) -> Result<(), NotifyError> {
+        let (id, shared) = (id_text(notice.id), &self.parts.shared);
+        tracing::error!(id, why, "a notification goes to the dead letters");
+        let letter = DeadNotice {
+            code: "notification-undelivered",
+            detail: why,
+            partition_key: notice.owner.id(),
+            notification_id: &id,
+            notice,
+        };
+        let mut line = serde_json::to_vec(&letter).expect("texts and numbers serialise into memory");
+        line.push(b'\n');
+        let path = format!("{}/{}/notifications/{id}.jsonl.zst", object::DEAD_LETTERS, shared.namespace);
+        let path = ObjectPath::new(path).expect("a namespace is checked, an id is digits");
+        // There already: an earlier attempt's, whose end was not written down.
+        let _ = shared.sink.put_new(&path, &object::compress(&line, Compression::Zstd)?)?;
+        Ok(())
+    }
+}
+
+/// A notice that was given up.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DeadNotice<'a> {
+    code: &'a str,
+    detail: &'a str,
+    partition_key: &'a str,
+    notification_id: &'a str,
+    notice: &'a Notice,
+}
+
+/// The wait before attempt `attempts` + 1: between half of its step and the whole, so that what failed together does not
+/// come back together.
+fn retry_ms(seed: u64, id: u128, attempts: u32) -> u64 {
+    let doubled = RETRY_MS.saturating_mul(1_u64.checked_shl(attempts.saturating_sub(1)).unwrap_or(u64::MAX));
+    let step_ms = doubled.min(RETRY_LONGEST_MS);
+    let draw = xxh3_64_with_seed(&[&id.to_le_bytes()[..], &attempts.to_le_bytes()].concat(), seed);
+    step_ms / 2 + draw % (step_ms / 2 + 1)
+}
+
+/// The earlier of two times, where one is known.
+fn earlier(left: Option<i64>, right: Option<i64>) -> Option<i64> {
+    left.into_iter().chain(right).min()
+}
