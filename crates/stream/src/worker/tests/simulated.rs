@@ -26,11 +26,11 @@ impl World {
 
     /// A closed shard of sixty events: plain records, aggregates (one of them empty), rubbish, sessions, repeats.
     fn filled() -> Self {
-        Self::of((0..60).map(click).collect())
+        Self::of((0..60).map(click))
     }
 
-    fn of(events: Vec<Vec<u8>>) -> Self {
-        let world = Self::new();
+    fn of(events: impl Iterator<Item = Vec<u8>>) -> Self {
+        let (world, events) = (Self::new(), events.collect::<Vec<_>>());
         for (i, events) in events.chunks(6).enumerate() {
             let arrival_ms = NOW_MS + i as i64 * 3_600_000;
             let parts: Vec<&[u8]> = events.iter().map(Vec::as_slice).collect();
@@ -358,7 +358,7 @@ fn a_cut_may_end_within_an_aggregate() {
 #[test]
 fn an_object_whose_first_records_expired_is_still_found() {
     // Without repeats: what a lost event's history would have recognised as one gets its list, under the same id.
-    let filled = || World::of((0..60).map(|i| click(if i % 13 == 11 { i + 62 } else { i })).collect());
+    let filled = || World::of((0..60).map(|i| click(if i % 13 == 11 { i + 62 } else { i })));
     let all = {
         let world = filled();
         finish(&mut world.worker(7));
