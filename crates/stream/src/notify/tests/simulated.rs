@@ -170,7 +170,7 @@ fn an_undisturbed_life_sends_cancels_and_spares() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn whatever_happens_the_same_ids_go_out(
