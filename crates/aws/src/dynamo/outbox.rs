@@ -60,8 +60,9 @@ fn read(item: &Item) -> Result<Option<Notice>, PortError> {
 impl DynamoState {
     /// With the table in which notices wait (partition key `k`, binary; time to live on `ttl`).
     #[must_use]
-    pub fn with_outbox(self, table: impl Into<String>) -> Self {
-        Self { outbox: Some(Table { name: table.into(), key: item::KEY }), ..self }
+    pub fn with_outbox(mut self, table: impl Into<String>) -> Self {
+        self.outbox = Some(Table { name: table.into(), key: item::KEY });
+        self
     }
 
     fn outbox(&self) -> Result<&Table, PortError> {
@@ -86,12 +87,12 @@ impl DynamoState {
         let mut gone = 0;
         for notice in self.scan_all(table)?.values() {
             if owners.contains(&notice.owner) && notice.time_ms <= floor_ms {
-                self.delete_in(table, key(notice.id), "erasing a notice")?;
+                self.delete_in(table, &key(notice.id), "erasing a notice")?;
                 gone += 1;
             }
         }
         for owner in owners {
-            self.delete_in(&self.table, sent_key(owner), "erasing a sent time")?;
+            self.delete_in(&self.table, &sent_key(owner), "erasing a sent time")?;
         }
         Ok(gone)
     }
@@ -120,7 +121,7 @@ impl DynamoState {
         }
     }
 
-    fn delete_in(&self, table: &Table, key: Value, what: &str) -> Result<(), PortError> {
+    fn delete_in(&self, table: &Table, key: &Value, what: &str) -> Result<(), PortError> {
         for attempt in 1.. {
             match self.api.delete(table, key.clone(), Condition::Always) {
                 Ok(()) => break,

@@ -195,10 +195,10 @@ impl Rule {
 pub struct QuietHours {
     /// Milliseconds after local midnight.
     from_ms: i64,
-    /// Milliseconds after local midnight; never equal to `from_ms`.
-    until_ms: i64,
+    /// Less than a day, and not 0.
+    length_ms: i64,
     /// Local time less UTC.
-    offset_ms: i64,
+    utc_offset_minutes: i32,
 }
 
 impl QuietHours {
@@ -218,7 +218,7 @@ impl QuietHours {
         let parsed = text.split_once('-').and_then(|(from, until)| Some((time(from)?, time(until)?)));
         match parsed {
             Some((from_ms, until_ms)) if from_ms != until_ms => {
-                Ok(Some(Self { from_ms, until_ms, offset_ms: i64::from(utc_offset_minutes) * MINUTE_MS }))
+                Ok(Some(Self { from_ms, length_ms: (until_ms - from_ms).rem_euclid(DAY_MS), utc_offset_minutes }))
             }
             _ => Err(format!("quiet_hours = {text:?}: two different times of the day, such as \"22:00-08:00\"")),
         }
@@ -226,10 +226,9 @@ impl QuietHours {
 
     /// The first moment at or after `time_ms` that is not quiet.
     pub fn over_at(&self, time_ms: i64) -> i64 {
-        let of_day_ms = time_ms.saturating_add(self.offset_ms).rem_euclid(DAY_MS);
-        // How long it is quiet, and for how long it has been, both within one day.
-        let length_ms = (self.until_ms - self.from_ms).rem_euclid(DAY_MS);
-        let since_ms = (of_day_ms - self.from_ms).rem_euclid(DAY_MS);
-        if since_ms < length_ms { time_ms.saturating_add(length_ms - since_ms) } else { time_ms }
+        let local_ms = time_ms.saturating_add(i64::from(self.utc_offset_minutes) * MINUTE_MS);
+        // Since the hours last began, midnight between or not.
+        let since_ms = local_ms.saturating_sub(self.from_ms).rem_euclid(DAY_MS);
+        if since_ms < self.length_ms { time_ms.saturating_add(self.length_ms - since_ms) } else { time_ms }
     }
 }

@@ -115,6 +115,11 @@ impl MemoryChannel {
         lock(&self.0).script.extend(script);
     }
 
+    /// From now on all arrive.
+    pub fn end_script(&self) {
+        lock(&self.0).script.clear();
+    }
+
     /// What arrived, and when; repeats too.
     pub fn arrived(&self) -> Vec<(i64, Notification)> {
         lock(&self.0).arrived.clone()

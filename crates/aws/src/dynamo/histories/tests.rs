@@ -494,7 +494,7 @@ fn the_outbox_keeps_its_promises_on_bad_days_too() {
     anabranch_stream::testing::outbox_conformance(&state, &state);
     for seed in 0..5 {
         let (api, state) = world_with_outbox(seed);
-        api.set_faults(Faults { before: 10, after: 10, throttle: 10, unprocessed: 10 });
+        api.set_faults(Faults { before: 4, after: 4, throttle: 4, unprocessed: 4 });
         anabranch_stream::testing::outbox_conformance(&state, &state);
     }
 }
@@ -507,8 +507,8 @@ fn notices_come_before_histories_and_a_second_commit_doubles_none() {
     let (types, notices) = (types(), [anabranch_stream::testing::notice(5, NOW_MS, "u")]);
     let histories = grown(&state, &user("u"), &[1]);
     let cut = || Commit { notices: &notices, ..cut(&histories, &types, 10) };
-    let patience = Patience { attempts_max: 1, ..Patience::new(Arc::new(NoPause), 1) };
-    let hasty = DynamoState { patience, outbox: state.outbox.clone(), ..open(&api, settings(), &types).unwrap() };
+    let mut hasty = open(&api, settings(), &types).unwrap().with_outbox(OUTBOX);
+    hasty.patience.attempts_max = 1;
     api.script(&[Hit::Pass, Hit::Before]);
     assert_eq!(hasty.commit(cut()).unwrap_err().kind, ErrorKind::Retry);
     assert_eq!((api.items(OUTBOX).len(), stored(&api, &user("u"))), (1, None));
