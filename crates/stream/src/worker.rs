@@ -204,6 +204,11 @@ impl Worker {
         }
         if self.is_at_end {
             // Nothing is open, or its cut would be due.
+            if self.is_place_old() {
+                // What was delivered since, and is no longer there to be read, ends further on.
+                self.discard();
+                return Ok(Step::Worked);
+            }
             self.commit(Checkpoint::ShardEnd(self.processed))?;
             return Ok(Step::Worked);
         }
