@@ -114,8 +114,8 @@ pub struct Worker {
     phase: Phase,
     attempts: usize,
     is_flushing: bool,
-    /// When `after` was known to be the end of the chain, by both clocks: the monotonic one may stand still while a
-    /// machine is suspended, the other may step.
+    /// When the chain was last seen to end at our place (its checkpoint was read, our object was created), by both clocks:
+    /// the monotonic one may stand still while a machine is suspended, the other may step. A commit says nothing of it.
     placed: (u64, i64),
 }
 
@@ -204,6 +204,11 @@ impl Worker {
         }
         if self.is_at_end {
             // Nothing is open, or its cut would be due.
+            if self.is_place_old() {
+                // What was delivered since, and is no longer there to be read, ends further on.
+                self.discard();
+                return Ok(Step::Worked);
+            }
             self.commit(Checkpoint::ShardEnd(self.processed))?;
             return Ok(Step::Worked);
         }
@@ -302,7 +307,7 @@ impl Worker {
         self.first = None;
         self.phase = if matches!(checkpoint, Checkpoint::ShardEnd(_)) { Phase::Ended } else { Phase::Open };
         self.is_flushing = false;
-        self.take_place();
+        self.tell_place();
         Ok(())
     }
 
@@ -314,10 +319,9 @@ impl Worker {
             || clock.now_ms().abs_diff(placed_ms) >= PLACE_MS_MAX
     }
 
-    /// Notes, and tells, where the chain ends.
-    fn take_place(&mut self) {
-        self.placed = (self.shared.clock.monotonic_us(), self.shared.clock.now_ms());
-        self.tell_place();
+    /// What both clocks say.
+    fn now(&self) -> (u64, i64) {
+        (self.shared.clock.monotonic_us(), self.shared.clock.now_ms())
     }
 
     fn tell_place(&self) {

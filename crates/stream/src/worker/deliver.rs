@@ -79,7 +79,7 @@ impl Worker {
     /// Tries to bring the cut out: object, dead letters, histories and checkpoint, in this order. What is done is not
     /// done again.
     pub(super) fn deliver(&mut self) -> Result<Step, Trouble> {
-        let is_place_old = self.is_place_old();
+        let (is_place_old, now) = (self.is_place_old(), self.now());
         let Phase::Delivering(cut) = &mut self.phase else { return Ok(Step::Worked) };
         if is_place_old && !cut.is_delivered {
             tracing::warn!(shard = %self.id, after = %self.after, "slept, or waited, for hours: looking where the chain ends");
@@ -89,16 +89,19 @@ impl Worker {
         let (id, sink) = (self.id, &self.shared.sink);
         if !cut.is_delivered {
             let trouble = |error| Trouble::sink(id, cut.object.as_str(), error);
-            if sink.put_new(&cut.object, &cut.bytes).map_err(trouble)? == PutOutcome::AlreadyExists {
-                let tail = sink.get_tail(&cut.object, object::TRAILER_BYTES as u64).map_err(trouble)?;
-                let found = object::decode_trailer(cut.object.as_str(), &tail)
-                    .map_err(|source| WorkerError::Object { shard: id, source })?;
-                if found != cut.trailer {
-                    tracing::warn!(shard = %id, after = %self.after, "another worker was first; rolling forward");
-                    self.discard();
-                    return Ok(Step::Worked);
+            match sink.put_new(&cut.object, &cut.bytes).map_err(trouble)? {
+                PutOutcome::Created => self.placed = now,
+                PutOutcome::AlreadyExists => {
+                    let tail = sink.get_tail(&cut.object, object::TRAILER_BYTES as u64).map_err(trouble)?;
+                    let found = object::decode_trailer(cut.object.as_str(), &tail)
+                        .map_err(|source| WorkerError::Object { shard: id, source })?;
+                    if found != cut.trailer {
+                        tracing::warn!(shard = %id, after = %self.after, "another worker was first; rolling forward");
+                        self.discard();
+                        return Ok(Step::Worked);
+                    }
+                    // Equal: an earlier attempt of ours landed though its answer was lost, who knows when.
                 }
-                // Equal: an earlier attempt of ours landed though its answer was lost.
             }
             cut.is_delivered = true;
         }

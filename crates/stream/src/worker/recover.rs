@@ -61,6 +61,7 @@ impl Worker {
     }
 
     fn start_walk(&mut self) -> Result<Step, Trouble> {
+        let placed = self.now();
         let checkpoint = self.shared.state.checkpoint(self.id).map_err(|source| Trouble::state(self.id, source))?;
         let is_ended = matches!(checkpoint, Checkpoint::ShardEnd(_));
         let may_lack = !is_ended
@@ -68,7 +69,8 @@ impl Worker {
         let listed = if may_lack { Some(self.list_chain()?) } else { None };
         self.after = checkpoint.position();
         self.processed = self.after;
-        self.take_place();
+        self.placed = placed;
+        self.tell_place();
         self.phase = Phase::Recovering(Some(Box::new(Walk { is_ended, listed, rolling: None })));
         Ok(Step::Worked)
     }

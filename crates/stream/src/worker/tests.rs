@@ -17,6 +17,7 @@ use crate::object::Counts;
 use crate::settings::StreamSettings;
 use crate::testing::{self, NOW_MS, TestClock, event};
 
+mod asleep;
 mod simulated;
 
 fn settings(cut_records: usize) -> StreamSettings {
