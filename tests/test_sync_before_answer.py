@@ -117,6 +117,14 @@ def test_the_journal_is_synced_between_arrival_and_answer(watched):
 
 def test_no_answer_leaves_while_the_sync_hangs(watched):
     stream = watched.start()
+
+    def is_quiet():
+        before = len(watched.lines())
+        time.sleep(1.0)
+        return len(watched.lines()) == before
+
+    # A sync of the start that hung would hold the journal, and the event could not even be written.
+    wait_until("a journal at rest", is_quiet)
     watched.tell("block")
     mark = new_mark()
     answers = []

@@ -154,7 +154,7 @@ pub(crate) fn judge(world: &World, senders: &[Sender]) {
             (counts.delivered + counts.superseded, counts.duplicate, counts.late),
             (wanted.delivered, wanted.duplicate, wanted.late)
         );
-        let ids = |of: &Delivered| of.lists.iter().map(|(_, list)| list.event.clone()).collect::<BTreeSet<_>>();
+        let ids = |of: &Delivered| of.lists.values().map(|list| list.event.clone()).collect::<BTreeSet<_>>();
         match world.plan.mode {
             Mode::PerEvent => {
                 let ids = |of: &Delivered| of.lists.keys().cloned().collect::<BTreeSet<_>>();

@@ -64,6 +64,6 @@ impl Tape {
 
     /// The last lines.
     pub(crate) fn last_lines(&self) -> String {
-        self.lock().last.iter().map(|line| format!("  {line}\n")).collect()
+        self.lock().last.iter().flat_map(|line| ["  ", line, "\n"]).collect()
     }
 }
