@@ -64,7 +64,7 @@ pub(crate) fn some_puts(count: usize) -> Vec<Put> {
                 8 => vec![session("").into_bytes()],
                 9 => vec![b"no json".to_vec()],
                 10 => vec![of(0), b"\xff\xfe".to_vec()],
-                11 => vec![event(&user, "i1", "view", NOW_MS - 2_000_000)],
+                11 => vec![event("u1", "i1", "view", NOW_MS - 2_000_000)],
                 _ => vec![of(0)],
             };
             Put { arrival_ms: NOW_MS - 1000 + i as i64, key: user, parts }

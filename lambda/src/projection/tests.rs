@@ -60,7 +60,7 @@ fn what_does_not_fit_is_handed_back_and_counts_when_it_comes_again() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
     #[test]
-    fn no_answer_is_too_large(bytes_max in 6_000_usize..60_000) {
+    fn no_answer_is_too_large(bytes_max in 12_000_usize..60_000) {
         let puts = some_puts(20);
         let (cut, _, _) = answer_of(&puts, 10, bytes_max);
         prop_assert!(cut.bytes() <= bytes_max, "{} of {bytes_max}", cut.bytes());
