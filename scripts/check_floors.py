@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "stream": {"events", "kernels", "models", "evaluation", "stores"},
     "aws": {"events", "kernels", "models", "evaluation", "stores", "stream"},  # of stream its ports only
     "server": {"events", "kernels", "models", "evaluation", "stores", "batch", "stream"},
-    "cli": {"events", "kernels", "models", "evaluation", "stores", "batch", "stream", "server"},
+    "cli": {"events", "kernels", "models", "evaluation", "stores", "batch", "stream", "aws", "server"},
 }
 # Files that may hold `unsafe`, besides all of kernels.
 UNSAFE_FILES = {
@@ -34,7 +34,7 @@ AWS_HOMES = {"aws"}
 AWS_CRATES = re.compile(r"^(aws-(?!lc-)|aws_|lambda_)")
 # Time, chance and the environment are read in these places only.
 EDGE = re.compile(r"\b(SystemTime::now|Instant::now|thread::sleep|std::env::var|env::vars|rand::rng\(\)|SysRng)")
-EDGE_FILES = {"crates/cli/src/compose.rs", "crates/cli/src/main.rs", "crates/cli/src/commands/settings.rs",
+EDGE_FILES = {"crates/cli/src/compose.rs", "crates/cli/src/account.rs", "crates/cli/src/main.rs", "crates/cli/src/commands/settings.rs",
               "crates/cli/src/commands/stream.rs"}
 
 

@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::recommend::list_text;
+use crate::account::refuse;
 use super::replay::{self, Replayed, Window};
 use super::stream::{Server, finish};
 use super::{etl, train};
@@ -53,6 +54,7 @@ struct Click {
 }
 
 pub(crate) fn run(context: &Context, arguments: &DemoArgs) -> Result<(), Failure> {
+    refuse(context, "demo", "run it without these settings")?;
     let (input, mapping) = raw_files(context, arguments)?;
 
     context.ui.step("1  Raw files → clean interactions, catalogue, histories (anabranch etl)");
@@ -84,7 +86,7 @@ pub(crate) fn run(context: &Context, arguments: &DemoArgs) -> Result<(), Failure
     context.ui.say(replay::text(&replayed));
 
     context.ui.step("4  A shopper clicks (POST /events, then GET /recommendations)");
-    let server = Server::start(context, &stream, &arguments.listen)?;
+    let server = Server::start(context, Arc::clone(&stream) as Arc<dyn anabranch_stream::LiveStream>, &arguments.listen)?;
     let remote = Remote::new(ServerFile { url: server.url.clone(), token: String::new(), pid: std::process::id() });
     let model = stream.shared().model();
     let user = shopper(context, &stream)?;
@@ -123,7 +125,7 @@ pub(crate) fn run(context: &Context, arguments: &DemoArgs) -> Result<(), Failure
     }
     if !arguments.exit {
         print_line(&format!("\nserving at {} until Ctrl-C", server.url))?;
-        server.wait_for_signal(&stream);
+        server.wait_for_signal(&*stream);
     }
     drop(model);
     server.stop();
