@@ -52,6 +52,8 @@ pub use coordinate::Coordinator;
 const HOUSEKEEPING: Duration = Duration::from_millis(250);
 /// A worker that ended in an error is made again after this long, in milliseconds, longer each time.
 const FAILED_WAITS_MS: [u64; 4] = [5_000, 20_000, 60_000, 300_000];
+/// A worker that was made again and runs this long, in milliseconds, is in trouble no longer.
+const RECOVERED_MS: u64 = 3_000;
 /// Rounds that fail in a row before the stream counts as blocked: one throttled call is no news.
 const ROUNDS_FAILED_MAX: u32 = 3;
 
@@ -207,13 +209,17 @@ impl Fleet {
             LeaseTaker::new(worker, LeaseSettings { failover_ms, leases_max: shards_max }),
             list_every_ms,
         );
-        let wanted = match coordinator.round(&HashMap::new(), shared.clock.monotonic_us(), true) {
-            Err(error) if error.kind == ErrorKind::Retry => {
-                tracing::warn!(%error, "no lease is taken yet");
-                BTreeSet::new()
-            }
-            wanted => wanted?,
-        };
+        let mut wanted = BTreeSet::new();
+        // The first process of a stream makes the leases in its first round and takes them in its second.
+        for _ in 0..2 {
+            wanted = match coordinator.round(&HashMap::new(), shared.clock.monotonic_us(), false) {
+                Err(error) if error.kind == ErrorKind::Retry => {
+                    tracing::warn!(%error, "no lease is taken yet");
+                    break;
+                }
+                wanted => wanted?,
+            };
+        }
         let crew = Arc::new(Crew::new(Arc::clone(&shared)));
         let members = Arc::<Members>::default();
         let clock = Arc::clone(&shared.clock);
@@ -296,6 +302,8 @@ struct Failing {
     times: usize,
     not_before_us: u64,
     why: String,
+    /// When it was made again.
+    again_us: Option<u64>,
 }
 
 /// Looks after the workers.
@@ -355,15 +363,20 @@ impl Keeper {
                 }
                 Outcome::Failed(error) => {
                     let failing = self.failing.entry(shard);
-                    let failing = failing.or_insert(Failing { times: 0, not_before_us: 0, why: String::new() });
+                    let failing =
+                        failing.or_insert(Failing { times: 0, not_before_us: 0, why: String::new(), again_us: None });
                     let wait_ms = FAILED_WAITS_MS[failing.times.min(FAILED_WAITS_MS.len() - 1)];
                     failing.times += 1;
+                    failing.again_us = None;
                     failing.not_before_us = now_us.saturating_add(wait_ms * 1000);
                     failing.why = format!("{error}; it is tried again in {} s", wait_ms / 1000);
                     tracing::error!(%shard, why = failing.why, "a worker ended");
                 }
             }
             false
+        });
+        self.failing.retain(|_, failing| {
+            failing.again_us.is_none_or(|again_us| now_us.saturating_sub(again_us) < RECOVERED_MS * 1000)
         });
     }
 
@@ -425,6 +438,9 @@ impl Keeper {
                 Ok(())
             })?;
             tracing::info!(%shard, "a worker starts");
+            if let Some(failing) = self.failing.get_mut(&shard) {
+                failing.again_us = Some(now_us);
+            }
             members.insert(shard, member);
         }
         Ok(())

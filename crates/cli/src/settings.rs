@@ -153,10 +153,7 @@ impl SourceSettings {
             ((1..=5).contains(&self.reads_per_second), format!("reads_per_second = {}: 1 to 5", self.reads_per_second)),
             ((1..=3650).contains(&self.history_days), format!("history_days = {}: 1 to 3650", self.history_days)),
             ((1..=1024).contains(&self.shards_max), format!("shards_max = {}: 1 to 1024", self.shards_max)),
-            (
-                (100..=600_000).contains(&self.failover_ms),
-                format!("failover_ms = {}: 100 to 600000", self.failover_ms),
-            ),
+            ((100..=600_000).contains(&self.failover_ms), format!("failover_ms = {}: 100 to 600000", self.failover_ms)),
             (
                 (100..=600_000).contains(&self.list_shards_every_ms),
                 format!("list_shards_every_ms = {}: 100 to 600000", self.list_shards_every_ms),

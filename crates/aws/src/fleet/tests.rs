@@ -121,7 +121,9 @@ impl World {
     fn expected(&self) -> BTreeMap<String, usize> {
         let put = self.events.load(Ordering::SeqCst);
         (0..put)
-            .flat_map(|number| (0..1 + u64::from(number.is_multiple_of(3))).map(move |part| (format!("e{number}.{part}"), 1)))
+            .flat_map(|number| {
+                (0..1 + u64::from(number.is_multiple_of(3))).map(move |part| (format!("e{number}.{part}"), 1))
+            })
             .collect()
     }
 

@@ -16,10 +16,10 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::recommend::list_text;
-use crate::account::refuse;
 use super::replay::{self, Replayed, Window};
 use super::stream::{Server, finish};
 use super::{etl, train};
+use crate::account::refuse;
 use crate::args::DemoArgs;
 use crate::compose::Context;
 use crate::failure::Failure;
@@ -86,7 +86,8 @@ pub(crate) fn run(context: &Context, arguments: &DemoArgs) -> Result<(), Failure
     context.ui.say(replay::text(&replayed));
 
     context.ui.step("4  A shopper clicks (POST /events, then GET /recommendations)");
-    let server = Server::start(context, Arc::clone(&stream) as Arc<dyn anabranch_stream::LiveStream>, &arguments.listen)?;
+    let server =
+        Server::start(context, Arc::clone(&stream) as Arc<dyn anabranch_stream::LiveStream>, &arguments.listen)?;
     let remote = Remote::new(ServerFile { url: server.url.clone(), token: String::new(), pid: std::process::id() });
     let model = stream.shared().model();
     let user = shopper(context, &stream)?;

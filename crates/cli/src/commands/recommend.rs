@@ -110,7 +110,11 @@ pub(crate) fn from_dataset(context: &Context, key: &HistoryKey) -> Result<Option
 }
 
 fn all(context: &Context, arguments: &RecommendArgs, length: usize) -> Result<(), Failure> {
-    refuse(context, "recommend --all", "make them from the dataset, with [source] kind = \"embedded\" and a fresh --home")?;
+    refuse(
+        context,
+        "recommend --all",
+        "make them from the dataset, with [source] kind = \"embedded\" and a fresh --home",
+    )?;
     let lake = context.lake()?;
     let model = context.model()?;
     model.check_types(&context.types)?;

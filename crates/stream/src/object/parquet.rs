@@ -194,7 +194,9 @@ pub(super) fn trailer_json(tail: &[u8]) -> Result<Vec<u8>, String> {
     let metadata: ParquetMetaData = guarded(|| ParquetMetaDataReader::decode_metadata(&tail[start..end]))?;
     let pairs = metadata.file_metadata().key_value_metadata();
     let pair = pairs.into_iter().flatten().find(|pair| pair.key == TRAILER_KEY);
-    pair.and_then(|pair| pair.value.clone()).map(String::into_bytes).ok_or_else(|| "no trailer in its footer".to_owned())
+    pair.and_then(|pair| pair.value.clone())
+        .map(String::into_bytes)
+        .ok_or_else(|| "no trailer in its footer".to_owned())
 }
 
 /// The rows of a file as the JSON lines that they were written from; at most `limit` bytes of them.
@@ -304,13 +306,8 @@ fn placed<T>(values: Vec<T>, present: &[i16], count: usize) -> Result<Vec<Option
         return Ok(values.into_iter().map(Some).collect());
     }
     let mut values = values.into_iter();
-    let cells: Vec<Option<T>> =
-        present.iter().map(|&level| if level > 0 { values.next() } else { None }).collect();
-    if cells.len() == count {
-        Ok(cells)
-    } else {
-        Err(ParquetError::General("a column has too few levels".to_owned()))
-    }
+    let cells: Vec<Option<T>> = present.iter().map(|&level| if level > 0 { values.next() } else { None }).collect();
+    if cells.len() == count { Ok(cells) } else { Err(ParquetError::General("a column has too few levels".to_owned())) }
 }
 
 /// Runs the decoder on bytes that may be damaged. It promises errors, but has panicked on crafted files before.

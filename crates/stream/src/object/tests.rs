@@ -97,9 +97,9 @@ fn one_place_has_a_name_in_every_form_and_one_for_its_dead_letters() {
     assert_eq!(names("a/b.jsonl.zst"), ["a/b.jsonl.gz", "a/b.parquet", "a/b.jsonl.zst"]);
     assert_eq!(names("a/b.jsonl.gz"), ["a/b.jsonl.zst", "a/b.parquet", "a/b.jsonl.gz"]);
     assert_eq!(names("a/b.parquet"), ["a/b.jsonl.zst", "a/b.jsonl.gz", "a/b.parquet"]);
-    for (name, letters) in [("b.jsonl.zst", "b.jsonl.zst"), ("b.jsonl.gz", "b.jsonl.gz"), ("b.parquet", "b.jsonl.zst")] {
-        let (path, compression) =
-            dead_letters_beside(&ObjectPath::new(format!("recommendations/n/{name}")).unwrap());
+    for (name, letters) in [("b.jsonl.zst", "b.jsonl.zst"), ("b.jsonl.gz", "b.jsonl.gz"), ("b.parquet", "b.jsonl.zst")]
+    {
+        let (path, compression) = dead_letters_beside(&ObjectPath::new(format!("recommendations/n/{name}")).unwrap());
         assert_eq!(path.as_str(), format!("dead-letters/n/{letters}"));
         assert_eq!(Form::from(compression).ending(), letters.trim_start_matches('b'));
     }
