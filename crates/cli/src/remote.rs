@@ -68,7 +68,7 @@ pub(crate) struct Table {
 impl Table {
     /// The effective history of `key`.
     pub(crate) fn effective(&self, context: &Context, key: &HistoryKey) -> Result<Option<History>, Failure> {
-        effective(key, &context.types, &mut |key| Ok(ports::history(&*self.state, key, &context.types)?))
+        effective(key, &context.types, &mut |key| Ok::<_, Failure>(ports::history(&*self.state, key, &context.types)?))
     }
 }
 
