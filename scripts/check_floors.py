@@ -35,7 +35,7 @@ AWS_HOMES = {"aws", "lambda"}
 AWS_CRATES = re.compile(r"^(aws-(?!lc-)|aws_|lambda_)")
 # Time, chance and the environment are read in these places only.
 EDGE = re.compile(r"\b(SystemTime::now|Instant::now|thread::sleep|std::env::var|env::vars|rand::rng\(\)|SysRng)")
-EDGE_FILES = {"crates/cli/src/compose.rs", "crates/cli/src/main.rs", "crates/cli/src/commands/settings.rs",
+EDGE_FILES = {"crates/cli/src/compose.rs", "crates/cli/src/account.rs", "crates/cli/src/main.rs", "crates/cli/src/commands/settings.rs",
               "crates/cli/src/commands/stream.rs", "lambda/src/compose.rs"}
 
 

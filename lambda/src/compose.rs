@@ -12,7 +12,7 @@ use anabranch_models::{Kernels, Model};
 use anabranch_stores::lake::{ObjectStore, S3Options, StoreOptions, open_store};
 use anabranch_stores::registry::ModelRegistry;
 use anabranch_stream::Clock;
-use anabranch_stream::running::ModelSource;
+use anabranch_stream::models::ModelSource;
 use anyhow::Context as _;
 use lambda_runtime::{LambdaEvent, service_fn};
 use serde::{Deserialize, Serialize};

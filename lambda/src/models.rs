@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use anabranch_events::EventTypes;
 use anabranch_models::Model;
 use anabranch_stream::Clock;
-use anabranch_stream::running::ModelSource;
+use anabranch_stream::models::ModelSource;
 
 /// Why there is no model to begin with.
 #[derive(Debug, thiserror::Error)]

@@ -39,7 +39,7 @@ pub fn deliver(
     }
     while let Some(first) = records.first() {
         let path = path(function, shard, after, first.arrival_ms)?;
-        let Some((path, trailer)) = find(function, shard, after, path.clone())? else {
+        let Some((path, trailer)) = find(function, shard, after, &path)? else {
             if let Some(applied) = create(function, shard, after, &path, &records, model, report)? {
                 report.add(&applied);
                 return Ok(());
@@ -83,7 +83,7 @@ fn create(
         bytes: applied.text.len() as u64,
         digest: object::digest(&applied.text),
     };
-    let bytes = object::encode(&applied.text, &trailer, function.settings.compression)?;
+    let bytes = object::encode(&applied.text, &trailer, function.settings.form())?;
     if ObjectStore::put_new(&function.sink, path, &bytes)? == PutOutcome::AlreadyExists
         && read_trailer(function, path)?.is_none_or(|found| found != trailer)
     {
@@ -112,17 +112,17 @@ fn take_through(records: &mut Vec<Record>, last: Position) -> Vec<Record> {
 
 fn path(function: &Function, shard: ShardId, after: Position, arrival_ms: i64) -> Result<ObjectPath, LakeError> {
     let kind = format!("{}/{}", object::LISTS, function.namespace);
-    ObjectPath::new(object::object_name(&kind, shard, after, arrival_ms, function.settings.compression))
+    ObjectPath::new(object::object_name(&kind, shard, after, arrival_ms, function.settings.form()))
 }
 
-/// The object after `after`, whichever compression it was written with.
+/// The object after `after`, whichever form it was written in.
 fn find(
     function: &Function,
     shard: ShardId,
     after: Position,
-    path: ObjectPath,
+    path: &ObjectPath,
 ) -> Result<Option<(ObjectPath, Trailer)>, InvocationError> {
-    for path in [object::other_compression(path.as_str()), path] {
+    for path in object::places(path) {
         let Some(trailer) = read_trailer(function, &path)? else { continue };
         if trailer.shard != shard || trailer.after != after || trailer.last <= after {
             let what = format!("its trailer says {}, {} to {}", trailer.shard, trailer.after, trailer.last);
@@ -134,7 +134,7 @@ fn find(
 }
 
 fn read_trailer(function: &Function, path: &ObjectPath) -> Result<Option<Trailer>, InvocationError> {
-    match ObjectStore::get_tail(&function.sink, path, object::TRAILER_BYTES as u64) {
+    match ObjectStore::get_tail(&function.sink, path, object::tail_bytes(path.as_str())) {
         Ok(tail) => Ok(Some(object::decode_trailer(path.as_str(), &tail)?)),
         Err(LakeError::NotFound { .. }) => Ok(None),
         Err(error) => Err(error.into()),

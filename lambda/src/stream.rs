@@ -128,7 +128,7 @@ pub(crate) fn commit_at(
 ) -> Result<(), InvocationError> {
     let histories = held.write();
     let checkpoint = Checkpoint::After(last);
-    let commit = Commit { shard, checkpoint, histories: histories.uncommitted(), types: &function.types };
+    let commit = Commit { shard, checkpoint, histories: histories.uncommitted(), notices: &[], types: &function.types };
     Ok(function.state.commit(commit)?)
 }
 

@@ -7,6 +7,7 @@
 //! | [`backoff`] | waiting between attempts: doubling, jitter from a seed, a pause that is an argument |
 //! | [`kinesis`] | reading shards (polling, fan-out), aggregates, resharding, leases, producing |
 //! | [`dynamo`] | histories, checkpoints and leases in DynamoDB |
+//! | [`fleet`] | a process's part of a stream's shards: workers on threads, started and stopped as leases come and go |
 //! | [`firehose`] | delivering through a Firehose stream |
 //! | [`sns`] | publishing to a topic |
 //! | [`emf`] | metrics as log lines (CloudWatch embedded metric format) |
@@ -21,6 +22,7 @@ pub mod dynamo;
 pub mod emf;
 mod failure;
 pub mod firehose;
+pub mod fleet;
 pub mod kinesis;
 pub mod lambda_events;
 pub mod sdk;

@@ -49,7 +49,7 @@ pub(crate) enum Command {
     Train(TrainArgs),
     /// Compare the model with baselines on a time split, at several quotas.
     Evaluate(EvaluateArgs),
-    /// Take in events over HTTP and deliver recommendation lists.
+    /// Take in events over HTTP, or read them from Kinesis ([source] in the settings), and deliver recommendation lists.
     Stream(StreamArgs),
     /// Send events from files through the stream, as if they arrived when they happened.
     Replay(ReplayArgs),
@@ -158,6 +158,10 @@ pub(crate) struct StreamArgs {
     /// Where to serve HTTP; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) listen: Option<String>,
+    /// Join the dataset's histories into the table first, before anything is read from Kinesis. Once is enough; the
+    /// embedded state does it by itself.
+    #[arg(long)]
+    pub(crate) warm: bool,
 }
 
 #[derive(Debug, Args)]

@@ -19,12 +19,14 @@ use anabranch_stores::registry::ModelRegistry;
 use anabranch_stores::state::{Create, State};
 use anabranch_stores::vectors::{Access, EmbeddedOptions, EmbeddedVectors};
 use anabranch_stream::Clock;
+use anabranch_stream::models::ModelSource;
 use anabranch_stream::notify::webhook::{SECRET_BYTES_MIN, Secret};
 use anabranch_stream::notify::{Channel, ChannelKind, LogChannel, Webhook};
-use anabranch_stream::running::{ModelSource, NotifyParts, RunningStream, StreamParts};
+use anabranch_stream::running::{NotifyParts, RunningStream, StreamParts};
 use anabranch_stream::shared::SharedParts;
 use rand::TryRng as _;
 
+use crate::account::is_kinesis;
 use crate::args::{Arguments, DataArgs, HideArg};
 use crate::failure::Failure;
 use crate::settings::{self, Settings};
@@ -83,6 +85,11 @@ impl Context {
 
     pub(crate) fn state_folder(&self) -> PathBuf {
         self.home().join("state")
+    }
+
+    /// Where a running stream says how to reach it.
+    pub(crate) fn server_folder(&self) -> PathBuf {
+        if is_kinesis(self) { self.home().join("worker") } else { self.state_folder() }
     }
 
     pub(crate) fn vectors_folder(&self) -> PathBuf {

@@ -88,6 +88,12 @@ impl From<anabranch_stream::running::AskError> for Failure {
     }
 }
 
+impl From<anabranch_stream::ports::PortError> for Failure {
+    fn from(error: anabranch_stream::ports::PortError) -> Self {
+        Self { kind: error.kind, error: error.into() }
+    }
+}
+
 impl From<anabranch_models::ModelError> for Failure {
     fn from(error: anabranch_models::ModelError) -> Self {
         use anabranch_models::ModelError;

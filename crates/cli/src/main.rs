@@ -2,6 +2,7 @@
 //!
 //! | file | what lives there |
 //! |---|---|
+//! | `account` | the stream on AWS, from the `[source]` settings |
 //! | `args` | the command line, and the help that teaches |
 //! | `settings` | `anabranch.toml`, environment overrides |
 //! | `compose` | settings to components: the only place that reads clock, chance and environment |
@@ -10,6 +11,7 @@
 //! | `ui` | progress bars and tables |
 //! | `commands/` | one file a use case |
 
+mod account;
 mod args;
 mod commands;
 mod compose;

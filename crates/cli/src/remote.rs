@@ -4,11 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_aws::dynamo::histories::DynamoState;
+use anabranch_events::history::effective;
+use anabranch_events::{History, HistoryKey};
 use anabranch_stores::ErrorKind;
 use anabranch_stores::state::{State, StateError};
+use anabranch_stream::ports;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::account::{Account, is_kinesis};
 use crate::compose::{Context, write_private};
 use crate::failure::Failure;
 
@@ -47,8 +52,24 @@ pub(crate) enum Holder {
     Here(Arc<State>),
     /// A running stream.
     Running(Remote),
+    /// Histories lie in a table, whoever runs.
+    Table(Table),
     /// There is no state yet.
     Nobody,
+}
+
+/// Histories in DynamoDB.
+pub(crate) struct Table {
+    pub(crate) state: Arc<DynamoState>,
+    /// Carries the state's calls.
+    _account: Account,
+}
+
+impl Table {
+    /// The effective history of `key`.
+    pub(crate) fn effective(&self, context: &Context, key: &HistoryKey) -> Result<Option<History>, Failure> {
+        effective(key, &context.types, &mut |key| Ok::<_, Failure>(ports::history(&*self.state, key, &context.types)?))
+    }
 }
 
 /// A running stream.
@@ -59,6 +80,10 @@ pub(crate) struct Remote {
 
 /// Finds who answers for the state.
 pub(crate) fn holder(context: &Context) -> Result<Holder, Failure> {
+    if is_kinesis(context) {
+        let account = Account::connect(context)?;
+        return Ok(Holder::Table(Table { state: account.state(context)?, _account: account }));
+    }
     let folder = context.state_folder();
     if !State::exists(&folder) {
         return Ok(Holder::Nobody);
@@ -74,6 +99,11 @@ pub(crate) fn holder(context: &Context) -> Result<Holder, Failure> {
 }
 
 impl Remote {
+    /// The worker of Kinesis that runs on this home, if one left its address.
+    pub(crate) fn worker(context: &Context) -> Option<Self> {
+        ServerFile::read(&context.server_folder()).map(Self::new)
+    }
+
     pub(crate) fn new(file: ServerFile) -> Self {
         let agent =
             ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(TIMEOUT)).build().new_agent();

@@ -13,6 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 
+mod source;
+
+pub(crate) use source::{SourceKind, SourceSettings, erasure_key};
+
 const DEFAULT_FILE: &str = "anabranch.toml";
 
 /// All settings.
@@ -29,6 +33,8 @@ pub(crate) struct Settings {
     pub(crate) model: LearnSettings,
     /// Training and evaluation.
     pub(crate) training: TrainingSettings,
+    /// Where the stream's records come from.
+    pub(crate) source: SourceSettings,
     /// The stream.
     pub(crate) stream: StreamSettings,
     /// Notifications.
@@ -77,6 +83,7 @@ pub(crate) fn load(
         home.clone_into(&mut settings.places.home);
     }
     settings.stream.check().map_err(Failure::input)?;
+    settings.source.check().map_err(Failure::input)?;
     let types = settings.events.compile()?;
     settings.notify.compile(&types).map_err(Failure::input)?;
     Ok(settings)
@@ -111,6 +118,9 @@ mod tests {
             ([("ANABRANCH__STREAM__SHARDS", "many")], "shards"),
             ([("ANABRANCH__EVENTS__DEFAULT_TYPE", "ogle")], "default_type"),
             ([("ANABRANCH__NOTIFY__RULES__R__EVENT_TYPES", "['ogle']")], "[notify.rules.r] event_types"),
+            ([("ANABRANCH__SOURCE__KIND", "kinesis")], "[source] stream is missing"),
+            ([("ANABRANCH__SOURCE__ERASURE_KEY", "00ff")], "64 hexadecimal digits"),
+            ([("ANABRANCH__SOURCE__READS_PER_SECOND", "6")], "1 to 5"),
         ] {
             let error = format!("{:?}", load(None, None, environment(&pairs)).unwrap_err());
             assert!(error.contains(part), "{error}");
@@ -126,6 +136,14 @@ mod tests {
         let settings: Settings = toml::from_str(example).unwrap();
         let rules = settings.notify.compile(&settings.events.compile().unwrap()).unwrap();
         assert!(rules.get("abandoned-cart").is_some_and(|rule| rule.delay_ms == 30 * 60_000));
+    }
+
+    #[test]
+    fn a_secret_is_read_and_not_printed() {
+        let pair = ("ANABRANCH__SOURCE__ERASURE_KEY", "0f".repeat(32));
+        let settings = load(None, None, environment(&[(pair.0, &pair.1)])).unwrap();
+        assert_eq!(erasure_key(&settings.source.erasure_key), Some([15; 32]));
+        assert!(!toml::to_string_pretty(&settings).unwrap().contains("0f0f"));
     }
 
     #[test]

@@ -50,6 +50,12 @@ fn refused(error: &AskError) -> Refusal {
     }
 }
 
+/// What a stream of another source does instead.
+fn elsewhere(app: &App, instead: &str) -> Refusal {
+    let source = app.stream().embedded().err().unwrap_or("another source");
+    Refusal::new(StatusCode::CONFLICT, "elsewhere", format!("a stream that reads {source} {instead}"))
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct ForgetCall {
@@ -75,10 +81,12 @@ pub(crate) async fn forget(
     if let Some(why) = app.stream().shared().blocked() {
         return Err(Refusal::unavailable("blocked", format!("nothing was erased, the stream is blocked: {why}")));
     }
+    app.embedded().map_err(|_| elsewhere(&app, "erases users in its own tables: run `anabranch forget`"))?;
     blocking(move || {
         // Held here, so that a caller who goes away does not let a second erasure in.
         let _permit = permit;
-        let (forgotten, dead_letters) = app.stream().forget(&key).map_err(|error| refused(&error))?;
+        let stream = app.embedded().map_err(|error| Refusal::elsewhere(&error))?;
+        let (forgotten, dead_letters) = stream.forget(&key).map_err(|error| refused(&error))?;
         let names: Vec<Value> = forgotten
             .names
             .iter()
@@ -113,9 +121,10 @@ pub(crate) async fn backup(
     if !call.path.is_absolute() || call.path.file_name().is_none() {
         return Err(Refusal::bad_request("path must be absolute and name a file: the server's folder is not yours"));
     }
+    app.embedded().map_err(|_| elsewhere(&app, "keeps its state in tables: use their point-in-time recovery"))?;
     blocking(move || {
         let _permit = permit;
-        write_backup(app.stream(), &call.path)
+        write_backup(app.embedded().map_err(|error| Refusal::elsewhere(&error))?, &call.path)
     })
     .await?
 }

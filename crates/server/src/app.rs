@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use anabranch_stream::ingest::Reply;
-use anabranch_stream::{Appended, IngestError, NewEvent, RunningStream};
+use anabranch_stream::{Appended, IngestError, LiveStream, NewEvent, RunningStream};
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, StatusCode, Uri};
@@ -33,7 +33,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// What the handlers share.
 #[derive(Debug)]
 pub struct App {
-    stream: Arc<RunningStream>,
+    stream: Arc<dyn LiveStream>,
     token: TokenDigest,
     requests: AtomicU64,
     bodies: Arc<Semaphore>,
@@ -51,7 +51,7 @@ impl std::fmt::Debug for TokenDigest {
 
 impl App {
     /// Serves `stream`; `POST /forget` and `POST /backup` ask for `admin_token`, and are closed if it is empty.
-    pub fn new(stream: Arc<RunningStream>, admin_token: &str) -> Self {
+    pub fn new(stream: Arc<dyn LiveStream>, admin_token: &str) -> Self {
         let token = (!admin_token.is_empty()).then(|| Sha256::digest(admin_token.as_bytes()).into());
         Self {
             stream,
@@ -63,8 +63,13 @@ impl App {
     }
 
     /// The stream behind the server.
-    pub const fn stream(&self) -> &Arc<RunningStream> {
+    pub const fn stream(&self) -> &Arc<dyn LiveStream> {
         &self.stream
+    }
+
+    /// The same over the embedded log, for what only that can do.
+    pub fn embedded(&self) -> Result<&RunningStream, IngestError> {
+        self.stream.embedded().map_err(|source| IngestError::Elsewhere(source.to_owned()))
     }
 
     pub(crate) const fn bodies(&self) -> &Arc<Semaphore> {
@@ -95,13 +100,14 @@ impl App {
         events: Vec<NewEvent>,
         room: OwnedSemaphorePermit,
     ) -> Result<Vec<Appended>, IngestError> {
+        let appender = self.embedded()?.appender();
         let (sender, receiver) = oneshot::channel();
         let reply: Reply = Box::new(move |result| {
             drop(room);
             // An error means that the producer went away; its events are in the log all the same.
             drop(sender.send(result));
         });
-        self.stream.appender().submit(events, reply);
+        appender.submit(events, reply);
         // A reply that is dropped uncalled belonged to an appender that ended.
         receiver.await.unwrap_or(Err(IngestError::Stopping))
     }

@@ -41,6 +41,7 @@ struct EventsAnswer {
 /// `POST /events`.
 pub(crate) async fn door(State(app): State<Arc<App>>, body: Taken) -> Result<Response, Refusal> {
     let Taken { bytes, room } = body;
+    app.embedded().map_err(|error| not_taken(&error))?;
     let call = Arc::clone(&app);
     let (events, rejected) = by_size(bytes.len(), move || {
         let shared = call.stream().shared();
@@ -60,6 +61,7 @@ fn not_taken(error: &IngestError) -> Refusal {
         IngestError::Busy => "busy",
         IngestError::Blocked(_) => "blocked",
         IngestError::Stopping => "stopping",
+        IngestError::Elsewhere(_) => return Refusal::elsewhere(error),
         IngestError::Refused(why) => return Refusal::bad_request(why.clone()),
         IngestError::Failed(why) => return Refusal::internal(why.clone()),
     };

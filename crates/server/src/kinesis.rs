@@ -76,6 +76,8 @@ impl From<&IngestError> for AwsError {
         match error {
             IngestError::Busy => Self::bad("ProvisionedThroughputExceededException", error.to_string()),
             IngestError::Refused(why) => Self::bad("InvalidArgumentException", why.clone()),
+            // A client error: no client tries this again.
+            IngestError::Elsewhere(_) => Self::bad("UnknownOperationException", error.to_string()),
             IngestError::Blocked(_) | IngestError::Stopping | IngestError::Failed(_) => {
                 Self::internal(error.to_string())
             }
@@ -162,6 +164,7 @@ async fn answer(app: &Arc<App>, headers: &HeaderMap, body: Taken) -> Result<Valu
             message: message.to_owned(),
         });
     }
+    app.embedded().map_err(|error| AwsError::from(&error))?;
     match text(&TARGET) {
         "Kinesis_20131202.PutRecord" => put_record(app, body).await,
         "Kinesis_20131202.PutRecords" => put_records(app, body).await,
@@ -269,7 +272,8 @@ async fn put_records(app: &Arc<App>, body: Taken) -> Result<Value, AwsError> {
         return Ok(outcomes(Err(IngestError::Blocked(why)), count));
     }
     // What the queue has no room for is told record by record; the first ones go in, so that order is kept.
-    events.truncate(app.stream().appender().room());
+    let room_for = app.embedded().map_err(|error| AwsError::from(&error))?.appender().room();
+    events.truncate(room_for);
     Ok(outcomes(append_some(app, events, room).await, count))
 }
 
@@ -331,7 +335,7 @@ fn placed(place: &Appended) -> Value {
 fn describe(app: &App, named: &Named) -> Result<Value, AwsError> {
     check_stream(app, named.stream_name.as_deref(), named.stream_arn.as_deref())?;
     let shared = app.stream().shared();
-    let identity = app.stream().state().identity();
+    let identity = app.embedded().map_err(|error| AwsError::from(&error))?.state().identity();
     Ok(json!({ "StreamDescriptionSummary": {
         "StreamName": shared.settings.name,
         "StreamARN": format!("arn:aws:kinesis:local:000000000000:stream/{}", shared.settings.name),
@@ -355,7 +359,7 @@ fn list_shards(app: &App, call: &ListShards) -> Result<Value, AwsError> {
     if !(1..=10_000).contains(&max) {
         return Err(AwsError::constraint("maxResults", "Member must be between 1 and 10000"));
     }
-    let count = app.stream().state().identity().shards;
+    let count = app.embedded().map_err(|error| AwsError::from(&error))?.state().identity().shards;
     let after = call.next_token.as_deref().or(call.exclusive_start_shard_id.as_deref());
     let first = match after {
         None => 0,

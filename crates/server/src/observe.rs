@@ -59,14 +59,16 @@ pub(crate) async fn health(State(app): State<Arc<App>>) -> impl IntoResponse {
     }
 }
 
-/// The number of a record of the embedded log, which is what a server's stream reads.
-fn number(position: Position) -> u64 {
-    u64::try_from(position.number).unwrap_or(u64::MAX)
+/// The number of a record of the embedded log; another source's have more digits.
+fn number(position: Position) -> Option<u64> {
+    u64::try_from(position.number).ok()
 }
 
-/// Records in the log that are not processed yet.
-fn lag(status: &ShardStatus) -> u64 {
-    number(status.newest).saturating_sub(number(status.processed))
+/// Records in the log that are not processed yet. Kinesis tells a time instead, `behindMs`.
+fn lag(status: &ShardStatus) -> Option<u64> {
+    // The newest record is known of the log only.
+    let newest = number(status.newest).filter(|_| status.behind_ms.is_none())?;
+    Some(newest.saturating_sub(number(status.processed)?))
 }
 
 /// `GET /status`.
@@ -85,7 +87,9 @@ pub(crate) async fn status(State(app): State<Arc<App>>) -> Json<Value> {
             for (name, position) in
                 [("committed", status.committed), ("processed", status.processed), ("newest", status.newest)]
             {
-                value[name] = number(position).into();
+                if let Some(number) = number(position) {
+                    value[name] = number.into();
+                }
             }
             value
         })
@@ -99,7 +103,8 @@ pub(crate) async fn status(State(app): State<Arc<App>>) -> Json<Value> {
             "name": shared.settings.name,
             "namespace": shared.namespace,
             "mode": shared.settings.mode,
-            "createdMs": app.stream().state().identity().created_ms,
+            "createdMs": app.stream().created_ms(),
+            "source": app.stream().embedded().err(),
         },
         "model": {
             "version": model.version(),
@@ -110,7 +115,7 @@ pub(crate) async fn status(State(app): State<Arc<App>>) -> Json<Value> {
         },
         "totals": shared.totals(),
         "shards": shards,
-        "ingestRoom": app.stream().appender().room(),
+        "ingestRoom": ingest_room(&app),
         "latencyUs": {
             "count": latency.count(),
             "p50": latency.quantile_us(0.5),
@@ -119,6 +124,11 @@ pub(crate) async fn status(State(app): State<Arc<App>>) -> Json<Value> {
             "p999": latency.quantile_us(0.999),
         },
     }))
+}
+
+/// Events that the ingest queue takes, where there is one.
+fn ingest_room(app: &App) -> Option<usize> {
+    Some(app.embedded().ok()?.appender().room())
 }
 
 /// `GET /metrics`, in Prometheus's text format 0.0.4.
@@ -144,19 +154,27 @@ fn render(app: &App) -> String {
         page.sample(name, "", value as f64);
     }
     let statuses = shared.statuses();
-    let mut per_shard = |name: &str, kind: &str, help: &str, value: &dyn Fn(&ShardStatus) -> u64| {
-        page.family(name, kind, help);
-        for (shard, status) in &statuses {
-            page.sample(name, &format!("{{shard=\"{shard}\"}}"), value(status) as f64);
+    let mut per_shard = |name: &str, kind: &str, help: &str, value: &dyn Fn(&ShardStatus) -> Option<f64>| {
+        let mut samples = statuses.iter().filter_map(|(shard, status)| Some((shard, value(status)?))).peekable();
+        if samples.peek().is_some() {
+            page.family(name, kind, help);
+        }
+        for (shard, value) in samples {
+            page.sample(name, &format!("{{shard=\"{shard}\"}}"), value);
         }
     };
-    per_shard("lag_records", "gauge", "Records in the log that are not processed yet.", &lag);
-    per_shard("uncommitted_records", "gauge", "Records processed but not delivered yet.", &|status| {
-        number(status.processed).saturating_sub(number(status.committed))
+    per_shard("lag_records", "gauge", "Records in the log that are not processed yet.", &|status| {
+        lag(status).map(|lag| lag as f64)
     });
-    per_shard("objects_total", "counter", "Objects written.", &|status| status.objects);
+    per_shard("behind_seconds", "gauge", "How far reading is behind the newest record.", &|status| {
+        status.behind_ms.map(|ms| ms as f64 / 1e3)
+    });
+    per_shard("uncommitted_records", "gauge", "Records processed but not delivered yet.", &|status| {
+        Some(number(status.processed)?.saturating_sub(number(status.committed)?) as f64)
+    });
+    per_shard("objects_total", "counter", "Objects written.", &|status| Some(status.objects as f64));
     per_shard("stalled", "gauge", "1 while the shard waits for its sink or its state.", &|status| {
-        u64::from(status.stalled.is_some())
+        Some(f64::from(u8::from(status.stalled.is_some())))
     });
 
     let notices = shared.notices();
@@ -185,8 +203,14 @@ fn render(app: &App) -> String {
     page.sample("snapshot_age_seconds", "", age_ms as f64 / 1e3);
     page.family("snapshot_info", "gauge", "The model that serves, in its label.");
     page.sample("snapshot_info", &format!("{{version=\"{}\"}}", escaped(model.version())), 1.0);
-    page.family("ingest_room_events", "gauge", "Events that the ingest queue takes before producers are slowed down.");
-    page.sample("ingest_room_events", "", app.stream().appender().room() as f64);
+    if let Some(room) = ingest_room(app) {
+        page.family(
+            "ingest_room_events",
+            "gauge",
+            "Events that the ingest queue takes before producers are slowed down.",
+        );
+        page.sample("ingest_room_events", "", room as f64);
+    }
     page.family("blocked", "gauge", "1 while the stream takes no events; /healthz says why.");
     page.sample("blocked", "", f64::from(u8::from(trouble(app).is_some())));
     page.text

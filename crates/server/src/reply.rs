@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_stream::IngestError;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
@@ -40,6 +41,11 @@ impl Refusal {
 
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad-request", message)
+    }
+
+    /// What this process does not do, because its stream reads from elsewhere.
+    pub(crate) fn elsewhere(error: &IngestError) -> Self {
+        Self::new(StatusCode::CONFLICT, "elsewhere", error.to_string())
     }
 
     pub(crate) fn internal(message: impl Into<String>) -> Self {

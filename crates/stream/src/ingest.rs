@@ -53,6 +53,9 @@ pub enum IngestError {
     /// The stream is ending.
     #[error("the stream is stopping")]
     Stopping,
+    /// The stream reads its records from elsewhere.
+    #[error("events are not taken here: put them into {0}, which this process reads")]
+    Elsewhere(String),
     /// An event can never be taken.
     #[error("{0}")]
     Refused(String),

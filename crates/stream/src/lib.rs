@@ -11,6 +11,9 @@
 //! | [`ports`] | what the worker asks of the world: records of a shard, a place for histories and checkpoints |
 //! | [`embedded`] | these ports over the embedded log and state |
 //! | [`ingest`] | acknowledged means synced: one appender groups waiting requests into one `fdatasync` |
+//! | [`live`] | a running stream of any source, as a server sees it |
+//! | [`crew`] | the threads of a running stream, and the failure that stopped it |
+//! | [`models`] | newer models that take the place of the one that serves |
 //! | [`running`] | a running stream: threads, model reload, retention, health, and the questions it answers |
 //! | [`replay`] | events from elsewhere (files) into the log, resumable to the record |
 //! | [`erase`] | forgetting in what the stream wrote: log records and dead letters |
@@ -26,11 +29,14 @@
 //! It must never do what an event means (that is `events`) or speak HTTP or AWS (those are above).
 
 pub mod clock;
+pub mod crew;
 pub mod embedded;
 pub mod erase;
 pub mod histories;
 pub mod ingest;
 pub mod latency;
+pub mod live;
+pub mod models;
 pub mod notify;
 pub mod object;
 pub mod ports;
@@ -47,6 +53,7 @@ pub mod testing;
 
 pub use clock::Clock;
 pub use ingest::{Appended, IngestError, NewEvent};
+pub use live::LiveStream;
 pub use object::Counts;
 pub use running::{RunningStream, StreamParts};
-pub use settings::{Compression, Mode, StreamSettings};
+pub use settings::{Compression, Format, Mode, StreamSettings};

@@ -1,13 +1,14 @@
-//! Delivered objects: JSON Lines, compressed, with a trailer that says which records the object covers.
+//! Delivered objects: JSON Lines, compressed, or Parquet, with a trailer that says which records the object covers.
 //!
 //! The object *is* the commit point, so it must say by itself what was committed. The trailer stands after the
 //! compressed lines in a form that every decompressor skips (a zstd skippable frame, or an empty gzip member whose
 //! extra field holds it) and has a fixed size, so that one ranged read from the end finds it and a reader that knows
-//! nothing of it sees plain JSON Lines. Layout in `docs/formats.md`.
+//! nothing of it sees plain JSON Lines. In Parquet it stands in the footer (`parquet`). Layout in `docs/formats.md`.
 //!
 //! A name is made of the position that the object comes **after**: two workers at the same place want the same name,
 //! and only one of them gets it.
 
+use std::borrow::Cow;
 use std::io::{self, Read, Write};
 
 use anabranch_events::wire::time::day_and_hour;
@@ -16,7 +17,9 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::ports::{Position, ShardId};
-use crate::settings::Compression;
+use crate::settings::{Compression, Format};
+
+mod parquet;
 
 /// Size of the trailer, in bytes.
 pub const TRAILER_BYTES: usize = 1024;
@@ -141,6 +144,38 @@ pub enum ObjectError {
     },
 }
 
+/// How an object is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Form {
+    /// Lines or columns.
+    pub format: Format,
+    /// How either is compressed.
+    pub compression: Compression,
+}
+
+impl From<Compression> for Form {
+    fn from(compression: Compression) -> Self {
+        Self { format: Format::Jsonl, compression }
+    }
+}
+
+impl Form {
+    /// Every form that has an ending of its own. A Parquet file's compression is inside.
+    const NAMED: [Self; 3] = [
+        Self { format: Format::Jsonl, compression: Compression::Zstd },
+        Self { format: Format::Jsonl, compression: Compression::Gzip },
+        Self { format: Format::Parquet, compression: Compression::Zstd },
+    ];
+
+    const fn ending(self) -> &'static str {
+        match (self.format, self.compression) {
+            (Format::Jsonl, Compression::Zstd) => ".jsonl.zst",
+            (Format::Jsonl, Compression::Gzip) => ".jsonl.gz",
+            (Format::Parquet, _) => ".parquet",
+        }
+    }
+}
+
 /// XXH3-128 in hexadecimal.
 pub fn digest(lines: &[u8]) -> String {
     format!("{:032x}", xxh3_128(lines))
@@ -153,41 +188,43 @@ pub fn object_name(
     shard: ShardId,
     after: Position,
     first_arrival_ms: i64,
-    compression: Compression,
+    form: impl Into<Form>,
 ) -> String {
     let (day, hour) = day_and_hour(first_arrival_ms);
-    let extension = match compression {
-        Compression::Zstd => "zst",
-        Compression::Gzip => "gz",
-    };
-    format!("{kind}/day={day}/hour={hour}/{}.jsonl.{extension}", stem(shard, after))
+    format!("{kind}/day={day}/hour={hour}/{}{}", stem(shard, after), form.into().ending())
 }
 
 fn stem(shard: ShardId, after: Position) -> String {
     format!("{:05}-{after:020}", shard.0)
 }
 
-/// The same place under the other compression's extension.
-pub fn other_compression(path: &str) -> ObjectPath {
-    let other = match path.strip_suffix(".zst") {
-        Some(stem) => format!("{stem}.gz"),
-        None => format!("{}.zst", path.trim_end_matches(".gz")),
-    };
-    ObjectPath::new(other).expect("only the extension of a valid path changed")
+/// The names that an object at this place has in every form; `path` itself comes last.
+pub fn places(path: &ObjectPath) -> Vec<ObjectPath> {
+    let stem = without_ending(path.as_str()).unwrap_or(path.as_str());
+    let others = Form::NAMED.iter().map(|form| format!("{stem}{}", form.ending()));
+    let others = others.filter(|name| name != path.as_str());
+    let others = others.map(|name| ObjectPath::new(name).expect("only the ending of a valid path changed"));
+    others.chain([path.clone()]).collect()
 }
 
-/// Where the dead letters of an object's range lie, and how they are compressed.
+fn without_ending(path: &str) -> Option<&str> {
+    Form::NAMED.iter().find_map(|form| path.strip_suffix(form.ending()))
+}
+
+/// Where the dead letters of an object's range lie, and how they are compressed. They are always JSON Lines.
 pub fn dead_letters_beside(object: &ObjectPath) -> (ObjectPath, Compression) {
     let name = object.as_str().strip_prefix(LISTS).unwrap_or(object.as_str());
-    let path = ObjectPath::new(format!("{DEAD_LETTERS}{name}")).expect("only the folder of a valid path changed");
-    let is_gzip = object.as_str().strip_suffix(".gz").is_some();
-    (path, if is_gzip { Compression::Gzip } else { Compression::Zstd })
+    let is_gzip = name.strip_suffix(".gz").is_some();
+    let compression = if is_gzip { Compression::Gzip } else { Compression::Zstd };
+    let stem = without_ending(name).unwrap_or(name);
+    let path = ObjectPath::new(format!("{DEAD_LETTERS}{stem}{}", Form::from(compression).ending()));
+    (path.expect("only folder and ending of a valid path changed"), compression)
 }
 
 /// Shard and preceding position of an object's name; `None` if [`object_name`] does not write such a name.
 pub fn parse_name(path: &str) -> Option<(ShardId, Position)> {
     let name = path.rsplit('/').next()?;
-    let found = name.strip_suffix(".jsonl.zst").or_else(|| name.strip_suffix(".jsonl.gz"))?;
+    let found = without_ending(name)?;
     let (shard, after) = found.split_once('-')?;
     let (shard, after) = (ShardId(shard.parse().ok()?), after.parse().ok()?);
     (stem(shard, after) == found).then_some((shard, after))
@@ -205,8 +242,12 @@ pub fn compress(lines: &[u8], compression: Compression) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Compresses lines and adds the trailer.
-pub fn encode(lines: &[u8], trailer: &Trailer, compression: Compression) -> io::Result<Vec<u8>> {
+/// Writes JSON lines in this form, with the trailer.
+pub fn encode(lines: &[u8], trailer: &Trailer, form: impl Into<Form>) -> io::Result<Vec<u8>> {
+    let Form { format, compression } = form.into();
+    if format == Format::Parquet {
+        return parquet::encode(lines, trailer, compression);
+    }
     let mut bytes = compress(lines, compression)?;
     let mut payload = serde_json::to_vec(trailer)?;
     let capacity = match compression {
@@ -235,19 +276,29 @@ pub fn encode(lines: &[u8], trailer: &Trailer, compression: Compression) -> io::
     Ok(bytes)
 }
 
-/// Reads the trailer from an object's last bytes (at least [`TRAILER_BYTES`] of them).
+/// How many of an object's last bytes [`decode_trailer`] needs; it may have fewer.
+pub fn tail_bytes(name: &str) -> u64 {
+    let is_parquet = name.strip_suffix(".parquet").is_some();
+    (if is_parquet { parquet::TAIL_BYTES } else { TRAILER_BYTES }) as u64
+}
+
+/// Reads the trailer from an object's last [`tail_bytes`], or more of them.
 pub fn decode_trailer(name: &str, tail: &[u8]) -> Result<Trailer, ObjectError> {
     let corrupt = |what: &str| ObjectError::Corrupt { name: name.to_owned(), what: what.to_owned() };
-    let start = tail.len().checked_sub(TRAILER_BYTES).ok_or_else(|| corrupt("shorter than a trailer"))?;
-    let tail = &tail[start..];
-    let payload = if tail.starts_with(&ZSTD_SKIPPABLE_MAGIC) {
-        &tail[8..]
-    } else if tail.starts_with(&GZIP_HEAD) && tail[12..14] == GZIP_SUBFIELD {
-        &tail[GZIP_HEAD.len() + 6..TRAILER_BYTES - GZIP_TAIL.len()]
+    let payload = if tail.ends_with(&parquet::MAGIC) {
+        Cow::Owned(parquet::trailer_json(tail).map_err(|what| corrupt(&what))?)
     } else {
-        return Err(corrupt("no trailer"));
+        let start = tail.len().checked_sub(TRAILER_BYTES).ok_or_else(|| corrupt("shorter than a trailer"))?;
+        let tail = &tail[start..];
+        Cow::Borrowed(if tail.starts_with(&ZSTD_SKIPPABLE_MAGIC) {
+            &tail[8..]
+        } else if tail.starts_with(&GZIP_HEAD) && tail[12..14] == GZIP_SUBFIELD {
+            &tail[GZIP_HEAD.len() + 6..TRAILER_BYTES - GZIP_TAIL.len()]
+        } else {
+            return Err(corrupt("no trailer"));
+        })
     };
-    let mut value: serde_json::Value = serde_json::from_slice(payload).map_err(|e| corrupt(&e.to_string()))?;
+    let mut value: serde_json::Value = serde_json::from_slice(&payload).map_err(|e| corrupt(&e.to_string()))?;
     let found = value.get("version").and_then(serde_json::Value::as_u64).ok_or_else(|| corrupt("no version"))?;
     if found > u64::from(VERSION) {
         return Err(ObjectError::NewerVersion { name: name.to_owned(), found: found.try_into().unwrap_or(u32::MAX) });
@@ -263,10 +314,13 @@ pub fn decode_trailer(name: &str, tail: &[u8]) -> Result<Trailer, ObjectError> {
     serde_json::from_value(value).map_err(|e| corrupt(&e.to_string()))
 }
 
-/// Decompresses lines, whether or not a trailer follows. At most `limit` bytes come out: a few bytes can
+/// The JSON lines of an object of any form, whether or not it has a trailer. At most `limit` bytes come out: a few bytes can
 /// decompress into more than the memory holds.
 pub fn decompress(name: &str, bytes: &[u8], limit: u64) -> Result<Vec<u8>, ObjectError> {
     let corrupt = |what: String| ObjectError::Corrupt { name: name.to_owned(), what };
+    if bytes.starts_with(&parquet::MAGIC) {
+        return parquet::lines(bytes, limit).map_err(corrupt);
+    }
     let mut lines = Vec::new();
     let result = if bytes.starts_with(&[0x1f, 0x8b]) {
         flate2::read::MultiGzDecoder::new(bytes).take(limit + 1).read_to_end(&mut lines)
@@ -291,119 +345,4 @@ pub fn decode(name: &str, bytes: &[u8]) -> Result<(Trailer, Vec<u8>), ObjectErro
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use proptest::prelude::*;
-
-    /// The longest trailer there can be.
-    fn trailer(lines: &[u8]) -> Trailer {
-        let position = Position { number: "9".repeat(76).parse().unwrap(), sub: Some(u64::MAX) };
-        Trailer {
-            version: VERSION,
-            shard: ShardId(999_999_999_999),
-            after: position,
-            first: position,
-            last: position,
-            counts: Counts {
-                records: u64::MAX,
-                erased: u64::MAX,
-                accepted: u64::MAX,
-                delivered: u64::MAX,
-                superseded: u64::MAX,
-                duplicate: u64::MAX,
-                late: u64::MAX,
-                rejected: u64::MAX,
-            },
-            snapshot_version: "0123456789abcdef".to_owned(),
-            overlay_version: u64::MAX.to_string(),
-            bytes: lines.len() as u64,
-            digest: digest(lines),
-        }
-    }
-
-    #[test]
-    fn round_trip_and_plain_readers_see_only_lines() {
-        for compression in [Compression::Zstd, Compression::Gzip] {
-            for lines in [&b""[..], b"{}\n", &b"{\"a\":1}\n".repeat(10_000)] {
-                let bytes = encode(lines, &trailer(lines), compression).unwrap();
-                let (read, read_lines) = decode("x", &bytes).unwrap();
-                assert_eq!((read, &read_lines[..]), (trailer(lines), lines));
-                assert_eq!(decode_trailer("x", &bytes[bytes.len() - TRAILER_BYTES..]).unwrap(), trailer(lines));
-                let mut plain = Vec::new();
-                match compression {
-                    Compression::Gzip => flate2::read::MultiGzDecoder::new(&bytes[..]).read_to_end(&mut plain).unwrap(),
-                    Compression::Zstd => zstd::stream::copy_decode(&bytes[..], &mut plain).map(|()| 0).unwrap(),
-                };
-                assert_eq!(plain, lines);
-            }
-        }
-    }
-
-    #[test]
-    fn names_are_these_and_no_others() {
-        let name = |shard, after: &str| {
-            let after = after.parse().unwrap();
-            object_name("recommendations/s-1", ShardId(shard), after, 1_700_000_000_000, Compression::Gzip)
-        };
-        let folder = "recommendations/s-1/day=2023-11-14/hour=22/";
-        let kinesis = "49590338271490256608559692538361571095921575989136588898";
-        for (shard, after, expected) in [
-            (3, "42", "00003-00000000000000000042.jsonl.gz".to_owned()),
-            (3, "42.7", "00003-00000000000000000042.7.jsonl.gz".to_owned()),
-            (123_456, kinesis, format!("123456-{kinesis}.jsonl.gz")),
-        ] {
-            let name = name(shard, after);
-            assert_eq!(name, folder.to_owned() + &expected);
-            assert_eq!(parse_name(&name), Some((ShardId(shard), after.parse().unwrap())));
-        }
-        for bad in [
-            "a/b.txt",
-            "00003-42.jsonl.zst",
-            "3-00000000000000000042.jsonl.zst",
-            "000003-00000000000000000042.jsonl.zst",
-            "+0003-00000000000000000042.jsonl.zst",
-            "00003-00000000000000000042.07.jsonl.zst",
-            "00003-00000000000000000042..jsonl.zst",
-            "00003-000000000000000000042.jsonl.zst",
-        ] {
-            assert_eq!(parse_name(bad), None, "{bad}");
-        }
-    }
-
-    /// A trailer as the first version of this program wrote it, its positions numbers.
-    #[test]
-    fn the_first_version_still_reads() {
-        let json = r#"{"version":1,"shard":3,"after":41,"first":42,"last":99,"counts":{"records":58,"erased":0,"accepted":58,"delivered":58,"superseded":0,"duplicate":0,"late":0,"rejected":0},"snapshotVersion":"0123456789abcdef","overlayVersion":"0","bytes":0,"digest":"99aa06d3014798d86001c324468d497f"}"#;
-        let mut payload = json.as_bytes().to_vec();
-        payload.resize(ZSTD_PAYLOAD, b' ');
-        let bytes = [&ZSTD_SKIPPABLE_MAGIC[..], &(ZSTD_PAYLOAD as u32).to_le_bytes(), &payload].concat();
-        let read = decode_trailer("x", &bytes).unwrap();
-        let at = |number: u64| Position::whole(number.into());
-        assert_eq!((read.shard, read.after, read.first, read.last), (ShardId(3), at(41), at(42), at(99)));
-    }
-
-    #[test]
-    fn a_bomb_is_cut_off() {
-        let lines = vec![b'\n'; 1 << 20];
-        let mut small = trailer(&lines);
-        small.bytes = 10;
-        let bytes = encode(&lines, &small, Compression::Zstd).unwrap();
-        assert!(matches!(decode("x", &bytes), Err(ObjectError::Corrupt { .. })));
-    }
-
-    proptest! {
-        #[test]
-        fn damage_is_noticed_and_never_panics(at in any::<prop::sample::Index>(), flip in 1..=255_u8, gzip in any::<bool>()) {
-            let lines = b"{\"recommendationId\":\"1\"}\n".repeat(20);
-            let mut bytes = encode(&lines, &trailer(&lines), if gzip { Compression::Gzip } else { Compression::Zstd }).unwrap();
-            let at = at.index(bytes.len());
-            let _ = decode("x", &bytes[..at]);
-            bytes[at] ^= flip;
-            if let Ok((read, read_lines)) = decode("x", &bytes) {
-                // A flipped byte in an unchecked place (padding, an informational number) leaves the lines right.
-                prop_assert_eq!(read.digest, digest(&read_lines));
-            }
-        }
-    }
-}
+mod tests;

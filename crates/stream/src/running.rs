@@ -6,24 +6,22 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anabranch_events::HistoryKey;
-use anabranch_models::{Kernels, Model};
 use anabranch_stores::ErrorKind;
 use anabranch_stores::lake::LakeError;
-use anabranch_stores::registry::ModelRegistry;
 use anabranch_stores::state::backup::BackupSummary;
 use anabranch_stores::state::erasures::Forgotten;
 use anabranch_stores::state::log::Retention;
 use anabranch_stores::state::{State, StateError};
 
+use crate::crew::Crew;
 use crate::embedded::{EmbeddedState, LogReader, log_number};
 use crate::erase;
 use crate::ingest::{Appender, run_appender};
+use crate::models::{ModelPoll, ModelSource};
 use crate::notify::dispatcher::DispatchStep;
 use crate::notify::{Channel, Dispatcher, DispatcherParts, NotifyError, Rules};
 use crate::object;
@@ -35,34 +33,6 @@ use crate::worker::{Step, Worker, WorkerError};
 const HOUSEKEEPING: Duration = Duration::from_millis(250);
 /// How often retention runs, in milliseconds.
 const TRIM_EVERY_MS: u64 = 10_000;
-
-/// Where newer models come from.
-#[derive(Debug)]
-pub struct ModelSource {
-    /// The registry.
-    pub registry: ModelRegistry,
-    /// Where snapshots of remote registries are downloaded to.
-    pub cache_folder: PathBuf,
-    /// The kernels that score.
-    pub kernels: Kernels,
-}
-
-impl ModelSource {
-    /// The current model, if it is not the one called `held`.
-    pub fn newer_than(&self, held: Option<&str>) -> Result<Option<Model>, String> {
-        let current = self.registry.current().map_err(|e| e.to_string())?;
-        for warning in &current.warnings {
-            tracing::warn!(warning, "a model pointer was passed over");
-        }
-        let Some(pointer) = current.pointer else { return Ok(None) };
-        let version = pointer.version.as_str();
-        if held == Some(version) {
-            return Ok(None);
-        }
-        let path = self.registry.local_snapshot(version, &self.cache_folder).map_err(|e| e.to_string())?;
-        Model::open(&path, version, self.kernels).map(Some).map_err(|e| e.to_string())
-    }
-}
 
 /// What a running stream is made of.
 #[derive(Debug)]
@@ -150,8 +120,7 @@ pub struct RunningStream {
     shared: Arc<Shared>,
     state: Arc<State>,
     appender: Appender,
-    threads: Mutex<Vec<JoinHandle<()>>>,
-    failure: Arc<Mutex<Option<(String, ErrorKind)>>>,
+    crew: Crew,
     /// What is to be committed soon, shard by shard.
     flush: Arc<Mutex<Vec<Position>>>,
     /// One erasure or backup at a time.
@@ -190,8 +159,7 @@ impl RunningStream {
         let (appender, inbox) = Appender::new(Arc::clone(&shared));
         let stream = Self {
             flush: Arc::new(Mutex::new(vec![Position::START; workers.len()])),
-            failure: Arc::default(),
-            threads: Mutex::default(),
+            crew: Crew::new(Arc::clone(&shared)),
             operating: Mutex::default(),
             appender,
             shared,
@@ -199,50 +167,27 @@ impl RunningStream {
         };
         for (index, worker) in workers.into_iter().enumerate() {
             let flush = Arc::clone(&stream.flush);
-            stream.spawn(&format!("shard-{index}"), move |shared| {
+            stream.crew.spawn(&format!("shard-{index}"), move |shared| {
                 drive(worker, shared, &flush, index).map_err(|error| (error.to_string(), kind_of(&error)))
             })?;
         }
         let log = Arc::clone(&state);
-        stream.spawn("appender", move |shared| {
+        stream.crew.spawn("appender", move |shared| {
             run_appender(shared, &log, &inbox).map_err(|error| (error.to_string(), error.kind()))
         })?;
         if let Some((channel, attempts_max, seed)) = sending {
             let outbox = Arc::new(EmbeddedState::new(Arc::clone(&state)));
             let shared = Arc::clone(&stream.shared);
             let dispatcher = Dispatcher::new(DispatcherParts { shared, outbox, channel, attempts_max, seed });
-            stream.spawn("dispatcher", move |shared| {
+            stream.crew.spawn("dispatcher", move |shared| {
                 dispatch(dispatcher, shared).map_err(|error| (error.to_string(), error.kind()))
             })?;
         }
-        stream.spawn("housekeeper", move |shared| {
+        stream.crew.spawn("housekeeper", move |shared| {
             keep_house(shared, &state, parts.models.as_ref());
             Ok(())
         })?;
         Ok(stream)
-    }
-
-    fn spawn(
-        &self,
-        name: &str,
-        work: impl FnOnce(&Arc<Shared>) -> Result<(), (String, ErrorKind)> + Send + 'static,
-    ) -> Result<(), StartError> {
-        let (shared, failure) = (Arc::clone(&self.shared), Arc::clone(&self.failure));
-        let thread_name = name.to_owned();
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let result =
-                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&shared))).unwrap_or_else(|_| {
-                    Err((format!("thread {thread_name} broke an invariant; please report it"), ErrorKind::Bug))
-                });
-            if let Err((why, kind)) = result {
-                tracing::error!(thread = thread_name, why, "the stream stops");
-                shared.set_blocked("failure", Some(why.clone()));
-                lock(&failure).get_or_insert((why, kind));
-                shared.stop();
-            }
-        })?;
-        lock(&self.threads).push(thread);
-        Ok(())
     }
 
     /// What the threads share.
@@ -262,7 +207,7 @@ impl RunningStream {
 
     /// Why the stream stopped by itself, if it did.
     pub fn failure(&self) -> Option<(String, ErrorKind)> {
-        lock(&self.failure).clone()
+        self.crew.failure()
     }
 
     /// Waits until every record that is in the log now is delivered and committed.
@@ -326,25 +271,11 @@ impl RunningStream {
     /// Commits the open cuts, then ends every thread.
     pub fn stop(self) -> Result<(), AskError> {
         let flushed = if self.shared.is_stopping() { Ok(()) } else { self.flush() };
-        self.end_threads();
+        self.crew.end();
         match self.failure() {
             Some((why, _)) => Err(AskError::Stopped(why)),
             None => flushed,
         }
-    }
-
-    fn end_threads(&self) {
-        self.shared.stop();
-        for thread in lock(&self.threads).drain(..) {
-            // A panic inside was caught and told by `failure`.
-            drop(thread.join());
-        }
-    }
-}
-
-impl Drop for RunningStream {
-    fn drop(&mut self) {
-        self.end_threads();
     }
 }
 
@@ -395,7 +326,7 @@ fn kind_of(error: &WorkerError) -> ErrorKind {
 
 fn keep_house(shared: &Shared, state: &State, models: Option<&ModelSource>) {
     let mut trimmed_us = 0;
-    let mut polled_us = shared.clock.monotonic_us();
+    let mut poll = ModelPoll::new(shared.clock.monotonic_us());
     while !shared.is_stopping() {
         check_disk(shared, state);
         let now_us = shared.clock.monotonic_us();
@@ -403,11 +334,8 @@ fn keep_house(shared: &Shared, state: &State, models: Option<&ModelSource>) {
             trimmed_us = now_us;
             trim(shared, state);
         }
-        if let Some(models) = models
-            && now_us.saturating_sub(polled_us) >= shared.settings.model_poll_ms * 1000
-        {
-            polled_us = now_us;
-            reload(shared, models);
+        if let Some(models) = models {
+            poll.run(shared, models);
         }
         let wait = HOUSEKEEPING.min(Duration::from_millis(shared.settings.model_poll_ms));
         std::thread::park_timeout(wait);
@@ -447,21 +375,6 @@ fn trim(shared: &Shared, state: &State) {
         ),
         Ok(_) => shared.set_blocked("log", None),
         Err(error) => tracing::error!(%error, "retention failed; it is tried again"),
-    }
-}
-
-fn reload(shared: &Shared, models: &ModelSource) {
-    let held = shared.model();
-    match models.newer_than(Some(held.version())) {
-        Ok(Some(model)) => match model.check_types(&shared.types) {
-            Ok(()) => {
-                tracing::info!(version = model.version(), "a newer model serves");
-                shared.set_model(Arc::new(model));
-            }
-            Err(error) => tracing::error!(%error, "the promoted model does not fit; the old one goes on"),
-        },
-        Ok(None) => {}
-        Err(error) => tracing::error!(error, "the current model cannot be loaded; the old one goes on"),
     }
 }
 

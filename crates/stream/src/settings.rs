@@ -3,6 +3,8 @@
 use anabranch_models::Hide;
 use serde::{Deserialize, Serialize};
 
+use crate::object::Form;
+
 /// When a list is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -23,6 +25,16 @@ pub enum Compression {
     Gzip,
 }
 
+/// What delivered objects are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// One JSON object a line.
+    Jsonl,
+    /// Columns, for Athena and other readers of Parquet. Dead letters stay JSON Lines.
+    Parquet,
+}
+
 /// Settings of a stream, with their units in their names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -37,14 +49,20 @@ pub struct StreamSettings {
     pub list_length: usize,
     /// Which items a list does not show.
     pub hide: Hide,
-    /// Compression of delivered objects.
+    /// What delivered objects are. It is part of their names, so let every worker of a stream have the same: stop them
+    /// all to change it.
+    pub format: Format,
+    /// Compression of delivered objects, and the same holds for it.
     pub compression: Compression,
     /// A cut is made at the latest this long after its first record, in milliseconds.
     pub cut_after_ms: u64,
-    /// A cut is made when its lists reach this many bytes before compression.
+    /// A cut is made when its lists and dead letters reach this many bytes before compression.
     pub cut_bytes: usize,
-    /// A cut is made when it has this many records; bounds the memory of its histories.
+    /// A cut is made when it has this many records.
     pub cut_records: usize,
+    /// A cut is made when it changed this many histories; bounds their memory, at up to some 30 KB each under the default
+    /// quotas and 3 KB for most. One micro-batch may go beyond it.
+    pub cut_histories: usize,
     /// Records scored together. Larger is faster for a backlog, smaller answers the first event sooner.
     pub micro_batch_records: usize,
     /// The log keeps records at least this long, in hours; 0 keeps what is not processed only.
@@ -67,10 +85,12 @@ impl Default for StreamSettings {
             mode: Mode::PerEvent,
             list_length: 20,
             hide: Hide::Seen,
+            format: Format::Jsonl,
             compression: Compression::Zstd,
             cut_after_ms: 1000,
             cut_bytes: 16 << 20,
             cut_records: 20_000,
+            cut_histories: 20_000,
             micro_batch_records: 256,
             retention_hours: 24,
             retention_bytes: 4 << 30,
@@ -82,6 +102,11 @@ impl Default for StreamSettings {
 }
 
 impl StreamSettings {
+    /// How objects are written.
+    pub const fn form(&self) -> Form {
+        Form { format: self.format, compression: self.compression }
+    }
+
     /// Checks every range; the error names the setting, what was found and what is accepted.
     pub fn check(&self) -> Result<(), String> {
         let name_ok = (1..=128).contains(&self.name.len())
@@ -100,6 +125,10 @@ impl StreamSettings {
                 format!("cut_bytes = {}: 1024 to {}", self.cut_bytes, 1 << 30),
             ),
             ((1..=1_000_000).contains(&self.cut_records), format!("cut_records = {}: 1 to 1000000", self.cut_records)),
+            (
+                (1..=1_000_000).contains(&self.cut_histories),
+                format!("cut_histories = {}: 1 to 1000000", self.cut_histories),
+            ),
             (
                 (1..=10_000).contains(&self.micro_batch_records),
                 format!("micro_batch_records = {}: 1 to 10000", self.micro_batch_records),

@@ -238,8 +238,9 @@ impl Worker {
             self.is_flushing = false;
             return Some(settings.cut_after_ms.max(1000));
         };
-        let is_full =
-            self.output.lines.len() >= settings.cut_bytes || self.output.counts.records >= settings.cut_records as u64;
+        let is_full = self.output.lines.len() + self.output.dead.len() >= settings.cut_bytes
+            || self.output.counts.records >= settings.cut_records as u64
+            || histories::read(&self.shard.histories).uncommitted().len() >= settings.cut_histories;
         let age_ms = self.shared.clock.monotonic_us().saturating_sub(opened_us) / 1000;
         if is_full || self.is_flushing || self.is_at_end || age_ms >= settings.cut_after_ms {
             return None;
@@ -374,7 +375,7 @@ impl Worker {
     /// The object after `self.after`.
     fn object_path(&self, first_arrival_ms: i64) -> ObjectPath {
         let kind = format!("{}/{}", object::LISTS, self.shared.namespace);
-        let name = object::object_name(&kind, self.id, self.after, first_arrival_ms, self.shared.settings.compression);
+        let name = object::object_name(&kind, self.id, self.after, first_arrival_ms, self.shared.settings.form());
         ObjectPath::new(name).expect("names are made of checked settings, digits and fixed words")
     }
 }

@@ -19,7 +19,7 @@ fn promote(registry: &ModelRegistry, folder: &Path, items: u32, events: &EventSe
     let rows = Interactions::from_rows(items as usize, rows).unwrap();
     let ials = IalsSettings { dim: 8, iterations: 1, ..IalsSettings::default() };
     let settings = LearnSettings { ials, ..LearnSettings::default() };
-    let provenance = Provenance { events, as_of_ms: NOW_MS, titles: &[], metrics: BTreeMap::new() };
+    let provenance = Provenance { events, as_of_ms: NOW_MS, demand: None, titles: &[], metrics: BTreeMap::new() };
     let learned = learn(Kernels::best(), &rows, &index, &settings, &provenance, |_| {}).unwrap();
     let file = folder.join("trained.anb");
     std::fs::write(&file, &learned.snapshot).unwrap();

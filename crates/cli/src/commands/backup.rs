@@ -6,6 +6,7 @@ use std::io::{BufReader, BufWriter, Write as _};
 use anabranch_stores::state::State;
 use serde_json::json;
 
+use crate::account::refuse;
 use crate::args::{BackupArgs, RestoreArgs};
 use crate::compose::Context;
 use crate::failure::Failure;
@@ -13,6 +14,7 @@ use crate::remote::{Holder, holder};
 use crate::ui::grouped;
 
 pub(crate) fn backup(context: &Context, arguments: &BackupArgs) -> Result<(), Failure> {
+    refuse(context, "backup", "use DynamoDB's point-in-time recovery of its table")?;
     let out = std::path::absolute(&arguments.out).map_err(|e| Failure::io("find", &arguments.out, &e))?;
     if out.exists() {
         return Err(Failure::input(format!("{} exists; name another file", out.display())));
@@ -33,7 +35,7 @@ pub(crate) fn backup(context: &Context, arguments: &BackupArgs) -> Result<(), Fa
             finish(writer).map_err(|e| Failure::io("write", &out, &e))?;
             json!({ "entries": summary.entries, "bytes": summary.bytes })
         }
-        Holder::Nobody => return Err(Failure::missing("there is no stream state to back up")),
+        Holder::Table(_) | Holder::Nobody => return Err(Failure::missing("there is no stream state to back up")),
     };
     context.ui.answer(&summary, |summary: &serde_json::Value| {
         format!(
@@ -46,6 +48,7 @@ pub(crate) fn backup(context: &Context, arguments: &BackupArgs) -> Result<(), Fa
 }
 
 pub(crate) fn restore(context: &Context, arguments: &RestoreArgs) -> Result<(), Failure> {
+    refuse(context, "restore", "restore its table in DynamoDB, and forget again whoever was forgotten since")?;
     let folder = context.state_folder();
     let open = || Ok(BufReader::with_capacity(1 << 20, File::open(&arguments.from)?));
     if !arguments.from.is_file() {

@@ -20,6 +20,7 @@ use super::recommend::list_text;
 use super::replay::{self, Replayed, Window};
 use super::stream::{Server, finish};
 use super::{etl, train};
+use crate::account::refuse;
 use crate::args::DemoArgs;
 use crate::compose::Context;
 use crate::failure::Failure;
@@ -54,6 +55,7 @@ struct Click {
 }
 
 pub(crate) fn run(context: &Context, arguments: &DemoArgs) -> Result<(), Failure> {
+    refuse(context, "demo", "run it without these settings")?;
     let (input, mapping) = raw_files(context, arguments)?;
 
     context.ui.step("1  Raw files → clean interactions, catalogue, histories (anabranch etl)");
@@ -84,7 +86,8 @@ pub(crate) fn run(context: &Context, arguments: &DemoArgs) -> Result<(), Failure
     context.ui.say(replay::text(&replayed));
 
     context.ui.step("4  A shopper clicks (POST /events, then GET /recommendations)");
-    let server = Server::start(context, &stream, &arguments.listen)?;
+    let server =
+        Server::start(context, Arc::clone(&stream) as Arc<dyn anabranch_stream::LiveStream>, &arguments.listen)?;
     let remote = Remote::new(ServerFile { url: server.url.clone(), token: String::new(), pid: std::process::id() });
     let model = stream.shared().model();
     let user = shopper(context, &stream)?;
@@ -123,7 +126,7 @@ pub(crate) fn run(context: &Context, arguments: &DemoArgs) -> Result<(), Failure
     }
     if !arguments.exit {
         print_line(&format!("\nserving at {} until Ctrl-C", server.url))?;
-        server.wait_for_signal(&stream);
+        server.wait_for_signal(&*stream);
     }
     drop(model);
     server.stop();

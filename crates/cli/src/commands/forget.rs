@@ -49,6 +49,18 @@ pub(crate) fn run(context: &Context, arguments: &ForgetArgs) -> Result<(), Failu
             });
             FromState { keys, names: forgotten.names, counts }
         }
+        Holder::Table(table) => {
+            let now_ms = anabranch_stream::Clock::now_ms(&*context.clock);
+            let newest = table.effective(context, &key)?.and_then(|history| history.newest_ms());
+            let floor_ms = newest.unwrap_or(i64::MIN).max(now_ms);
+            let forgotten = table.state.forget(&key, floor_ms, &context.types)?;
+            let keys: BTreeSet<HistoryKey> = forgotten.keys.into_iter().collect();
+            // What a worker holds in an open cut comes out a little later; its histories meet the floor.
+            let compression = context.settings.stream.compression;
+            let letters = erase::erase_dead_letters(&*context.delivered()?, "dead-letters", &keys, compression)?;
+            let counts = json!({ "histories": forgotten.histories, "deadLetters": letters });
+            FromState { keys, names: forgotten.names, counts }
+        }
         Holder::Nobody => {
             let now_ms = anabranch_stream::Clock::now_ms(&*context.clock);
             let keys = with_sessions(&*context.lake()?, &BTreeSet::from([key.clone()]))?;

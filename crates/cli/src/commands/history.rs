@@ -20,6 +20,7 @@ pub(crate) fn run(context: &Context, arguments: &HistoryArgs) -> Result<(), Fail
         Holder::Here(state) => effective(&key, &context.types, &mut |key| {
             Ok::<_, Failure>(state.history(key, &context.types)?.map(|held| held.history))
         })?,
+        Holder::Table(table) => table.effective(context, &key)?,
         Holder::Nobody => from_dataset(context, &key)?,
     };
     let Some(history) = history else {

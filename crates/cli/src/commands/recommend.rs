@@ -8,6 +8,7 @@ use anabranch_server::answers::{self, ExplainAnswer, RecommendAnswer};
 use anabranch_stores::ErrorKind;
 use anabranch_stores::state::State;
 
+use crate::account::refuse;
 use crate::args::RecommendArgs;
 use crate::compose::{Context, owner};
 use crate::failure::Failure;
@@ -30,6 +31,9 @@ pub(crate) fn run(context: &Context, arguments: &RecommendArgs) -> Result<(), Fa
                 Ok::<_, Failure>(state.history(key, &context.types)?.map(|held| held.history))
             })?;
             locally(context, &key, &history.unwrap_or_default(), arguments, length)?
+        }
+        Holder::Table(table) => {
+            locally(context, &key, &table.effective(context, &key)?.unwrap_or_default(), arguments, length)?
         }
         Holder::Nobody => {
             let history = from_dataset(context, &key)?.unwrap_or_default();
@@ -106,6 +110,11 @@ pub(crate) fn from_dataset(context: &Context, key: &HistoryKey) -> Result<Option
 }
 
 fn all(context: &Context, arguments: &RecommendArgs, length: usize) -> Result<(), Failure> {
+    refuse(
+        context,
+        "recommend --all",
+        "make them from the dataset, with [source] kind = \"embedded\" and a fresh --home",
+    )?;
     let lake = context.lake()?;
     let model = context.model()?;
     model.check_types(&context.types)?;
@@ -122,7 +131,7 @@ fn all(context: &Context, arguments: &RecommendArgs, length: usize) -> Result<()
                 "a stream is running on this state; stop it for bulk lists, or read what it delivers",
             ));
         }
-        Holder::Nobody => {
+        Holder::Table(_) | Holder::Nobody => {
             let dataset = Dataset::current(&*lake)?;
             let mut histories = dataset.histories().map(|entry| {
                 let (key, bytes) = entry?;

@@ -14,6 +14,7 @@ use anabranch_stream::replay::{ReplayRecord, replay};
 use anabranch_stream::running::RunningStream;
 use serde::Serialize;
 
+use crate::account::refuse;
 use crate::args::ReplayArgs;
 use crate::compose::{Context, time_argument};
 use crate::failure::Failure;
@@ -42,7 +43,11 @@ pub(crate) fn run(context: &Context, arguments: &ReplayArgs) -> Result<(), Failu
         until_ms: time_argument("--until", arguments.until.as_deref())?.unwrap_or(i64::MAX),
     };
     let (state, namespace) = match &arguments.run {
-        None => (context.state()?, None),
+        None => {
+            let instead = "put the events into the stream, or make a backfill of its own with --run ID";
+            refuse(context, "replay", instead)?;
+            (context.state()?, None)
+        }
         Some(run) => {
             let (state, namespace) = backfill_state(context, run)?;
             (state, Some(namespace))

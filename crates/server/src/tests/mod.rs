@@ -79,7 +79,7 @@ impl World {
 
     pub(super) async fn flush(&self) {
         let app = Arc::clone(&self.app);
-        tokio::task::spawn_blocking(move || app.stream().flush().unwrap()).await.unwrap();
+        tokio::task::spawn_blocking(move || app.embedded().unwrap().flush().unwrap()).await.unwrap();
     }
 
     /// All lines of delivered objects or dead letters.

@@ -126,7 +126,7 @@ async fn a_failing_sink_blocks_input_with_its_reason_and_is_survived() {
     assert_eq!(world.post("/events", event("a", "i1", "view", 1)).await.status, StatusCode::OK);
     // The test's clock stands still, so a flush makes the cut.
     let app = std::sync::Arc::clone(&world.app);
-    let flushing = tokio::task::spawn_blocking(move || app.stream().flush());
+    let flushing = tokio::task::spawn_blocking(move || app.embedded().unwrap().flush());
     let mut health = world.get("/healthz").await;
     for _ in 0..2000 {
         if health.status != StatusCode::OK {

@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use anabranch_events::{EventTypes, History};
 use anabranch_models::ials::IalsSettings;
 use anabranch_models::learn::{ItemIndex, LearnSettings, Provenance, learn};
-use anabranch_models::{Interactions, Query, Snapshot};
+use anabranch_models::{Interactions, Kernels, Model, Query, Snapshot};
 use anabranch_stores::lake::{LocalStore, MemoryStore, ObjectStore};
+use anabranch_stores::registry::ModelRegistry;
 
 use super::*;
 use crate::ingest::NewEvent;
+use crate::models::reload;
 use crate::notify::{NotifySettings, RuleSettings};
 use crate::settings::StreamSettings;
 use crate::testing::{self, MemoryChannel, NOW_MS, TestClock, event};

@@ -52,7 +52,7 @@ impl Worker {
             bytes: lines.len() as u64,
             digest: object::digest(&lines),
         };
-        let bytes = object::encode(&lines, &trailer, shared.settings.compression)
+        let bytes = object::encode(&lines, &trailer, shared.settings.form())
             .map_err(|source| WorkerError::Compress { shard: self.id, source })?;
         let object = self.object_path(first.arrival_ms);
         let dead = std::mem::take(&mut self.output.dead);
@@ -92,7 +92,7 @@ impl Worker {
             match sink.put_new(&cut.object, &cut.bytes).map_err(trouble)? {
                 PutOutcome::Created => self.placed = now,
                 PutOutcome::AlreadyExists => {
-                    let tail = sink.get_tail(&cut.object, object::TRAILER_BYTES as u64).map_err(trouble)?;
+                    let tail = sink.get_tail(&cut.object, object::tail_bytes(cut.object.as_str())).map_err(trouble)?;
                     let found = object::decode_trailer(cut.object.as_str(), &tail)
                         .map_err(|source| WorkerError::Object { shard: id, source })?;
                     if found != cut.trailer {

@@ -108,7 +108,7 @@ impl Worker {
         };
         let is_empty = path.is_none();
         let found = match path {
-            Some(path) => self.find(path)?,
+            Some(path) => self.find(&path)?,
             None => None,
         };
         let Some((path, tail)) = found else {
@@ -130,11 +130,11 @@ impl Worker {
         Ok(Step::Worked)
     }
 
-    /// The end of the object at `path`, or at the same place with the other compression (the setting may have changed
-    /// since it was written).
-    fn find(&self, path: ObjectPath) -> Result<Option<(ObjectPath, bytes::Bytes)>, Trouble> {
-        for path in [object::other_compression(path.as_str()), path] {
-            match self.shared.sink.get_tail(&path, object::TRAILER_BYTES as u64) {
+    /// The end of the object at `path`, or at the same place in another form (the settings may have changed since it was
+    /// written).
+    fn find(&self, path: &ObjectPath) -> Result<Option<(ObjectPath, bytes::Bytes)>, Trouble> {
+        for path in object::places(path) {
+            match self.shared.sink.get_tail(&path, object::tail_bytes(path.as_str())) {
                 Ok(tail) => return Ok(Some((path, tail))),
                 Err(LakeError::NotFound { .. }) => {}
                 Err(error) => return Err(Trouble::sink(self.id, path.as_str(), error)),

@@ -494,7 +494,7 @@ fn the_outbox_keeps_its_promises_on_bad_days_too() {
     anabranch_stream::testing::outbox_conformance(&state, &state);
     for seed in 0..5 {
         let (api, state) = world_with_outbox(seed);
-        api.set_faults(Faults { before: 4, after: 4, throttle: 4, unprocessed: 4 });
+        api.set_faults(Faults { before: 4, after: 4, throttle: 4, unprocessed: 4, in_flight: 0 });
         anabranch_stream::testing::outbox_conformance(&state, &state);
     }
 }
