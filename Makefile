@@ -29,9 +29,11 @@ tools:
 	if [ -n "$$missing" ]; then echo "missing:$$missing (a Rust toolchain, a C compiler and Python >= 3.11 are needed)"; exit 1; fi
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python >= 3.11 is needed, $$($(PYTHON) --version) found"; exit 1; }
 
-$(VENV)/.done: tests/requirements.txt
+$(VENV)/.done: tests/requirements.txt tests/package.json tests/package-lock.json
 	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing (Debian: apt install python3-venv)"; exit 1; }
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	cp tests/package.json tests/package-lock.json $(VENV)/
+	cd $(VENV) && PATH="$(abspath $(VENV))/bin:$$PATH" npm ci --silent --no-audit --no-fund --ignore-scripts
 	touch $@
 
 check: tools
@@ -41,7 +43,7 @@ check: tools
 	$(PYTHON) scripts/check_dependencies.py
 
 build: tools
-	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked -p anabranch -p anabranch-lambda
 
 test: tools test-rust test-python
 
