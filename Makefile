@@ -1,5 +1,5 @@
 # One door, the same for people and CI.
-#   make check   format, lints, floors of the import table, licences, what the documents name
+#   make check   format, lints, floors, grammar of the log, licences, what the documents name
 #   make test    every test; installs what the tests need into .venv
 #   make bench   figures beside peers, with the command for each
 #   make sim     SEEDS=10000 runs of the stream on simulated Kinesis, DynamoDB and S3
@@ -40,6 +40,7 @@ check: tools
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --workspace --all-targets --locked -- -D warnings
 	$(PYTHON) scripts/check_floors.py
+	$(PYTHON) scripts/check_logs.py
 	$(PYTHON) scripts/check_dependencies.py
 	$(PYTHON) scripts/check_docs.py
 

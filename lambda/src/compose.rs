@@ -17,6 +17,7 @@ use anyhow::Context as _;
 use lambda_runtime::{LambdaEvent, service_fn};
 use serde::{Deserialize, Serialize};
 
+use crate::log;
 use crate::models::Models;
 use crate::run::{Function, InvocationError, ScratchPool};
 use crate::settings::Settings;
@@ -70,29 +71,44 @@ where
     H: Handler<E>,
 {
     let clock = Arc::new(SystemClock { started: Instant::now() });
-    tracing_subscriber::fmt()
-        .json()
-        .with_env_filter(tracing_subscriber::EnvFilter::new("info"))
-        .with_writer(std::io::stderr)
-        .init();
+    let settings = Settings::load(std::env::vars());
+    log::init(&settings.as_ref().map(|settings| settings.log.clone()).unwrap_or_default());
+    let served = settings.map_err(anyhow::Error::from).and_then(|settings| serve_with(settings, clock, make));
+    served.inspect_err(|error| {
+        let error = format!("{error:#}");
+        tracing::error!(error, "the function does not start");
+    })
+}
+
+fn serve_with<E, H>(
+    settings: Settings,
+    clock: Arc<SystemClock>,
+    make: impl FnOnce(Composed) -> anyhow::Result<H>,
+) -> anyhow::Result<()>
+where
+    E: for<'de> Deserialize<'de> + Send + Sync + Debug + 'static,
+    H: Handler<E>,
+{
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    let settings = Settings::load(std::env::vars())?;
     let (models, composed) = compose(settings, Arc::clone(&clock) as Arc<dyn Clock>, runtime.handle().clone())?;
     let metrics = (composed.settings.lambda.metrics_namespace.clone(), composed.settings.stream.name.clone());
     let version = models.current().version().to_owned();
     let handler = Arc::new(make(composed)?);
-    tracing::info!(init_us = clock.monotonic_us(), version, "ready");
+    tracing::info!(elapsed_us = clock.monotonic_us(), version, "the function is ready");
 
     let answer = move |event: LambdaEvent<E>| {
         let (handler, models, clock, metrics) =
             (Arc::clone(&handler), Arc::clone(&models), Arc::clone(&clock), metrics.clone());
         async move {
+            let invocation = tracing::info_span!("invocation", request_id = event.context.request_id);
+            let of_invocation = invocation.clone();
             // The adapters block; the runtime's own threads must not.
             let done = tokio::task::spawn_blocking(move || {
+                let _invocation = of_invocation.entered();
                 models.look_if_due();
                 let model = models.current();
                 let handled = handler.handle(&event.payload, &model)?;
@@ -101,7 +117,8 @@ where
                 }
                 Ok::<_, lambda_runtime::Error>(handled.response)
             });
-            done.await?.inspect_err(|error| tracing::error!(%error, "the invocation failed"))
+            let done = done.await?;
+            invocation.in_scope(|| done.inspect_err(|error| tracing::error!(%error, "the invocation failed")))
         }
     };
     runtime.block_on(lambda_runtime::run(service_fn(answer))).map_err(|error| anyhow::anyhow!(error))

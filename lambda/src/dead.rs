@@ -32,7 +32,7 @@ pub fn write(
     let path = path(&function.namespace, shard, first, &letters, compression)?;
     // There already: an earlier invocation wrote the same.
     let _ = ObjectStore::put_new(&function.sink, &path, &bytes)?;
-    tracing::warn!(%shard, first = %first.position, %path, "records became dead letters");
+    tracing::warn!(%shard, first = %first.position, object = %path, "records became dead letters");
     Ok(())
 }
 

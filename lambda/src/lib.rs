@@ -8,6 +8,7 @@
 //! | [`objects`] | exactly-once objects in place of a Firehose stream |
 //! | [`projection`] | which lists become shorter when an answer is too large |
 //! | [`dead`] | dead letters, under names that a repeated invocation finds again |
+//! | [`log`] | the log on stderr |
 //! | [`models`] | the current snapshot: mapped before the first event, replaced without a half-updated read |
 //! | [`report`] | what an invocation counted, as metrics |
 //! | [`settings`] | the settings, from the environment |
@@ -21,6 +22,7 @@
 
 pub mod compose;
 pub mod dead;
+pub mod log;
 pub mod models;
 pub mod objects;
 pub mod projection;

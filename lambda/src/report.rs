@@ -1,11 +1,19 @@
-//! What an invocation counted, as metrics.
+//! What an invocation counted, as metrics: the names, units and meanings of `docs/operations.md`.
 //!
-//! The counts conserve: `EventsIn = Applied + Duplicate + Late + DeadLettered` and `Applied = Delivered + Superseded +
-//! Undeliverable`, in every line and over all of them ([`Report::conserves`]). What comes again (`Retried`, in records) is
-//! not among the events in: it is counted when it does come. Latencies and coverage are of every list made.
+//! The counts conserve, in every line and over all of them ([`Report::conserves`]):
+//!
+//! ```text
+//! EventsIn      = EventsApplied + EventsDuplicate + EventsLate + EventsDeadLettered
+//! EventsApplied = ListsDelivered + EventsSuperseded + ListsUndeliverable
+//! ```
+//!
+//! Each side is counted at another place: events where records are decoded, applied ones where the join decides, lists
+//! where they come out. What comes again (`RecordsRetried`) is not among the events in: it is counted when it does come.
+//! Latencies and `ListsMade` are of every list made, delivered or not.
 
 use anabranch_aws::emf::{self, EmfError, Metric, Unit};
 use anabranch_models::Model;
+use anabranch_stream::measures::age_ms;
 
 use crate::run::Applied;
 
@@ -42,9 +50,9 @@ pub struct Report {
     /// Lists that were made shorter so that the answer fits.
     pub shortened: u64,
     /// From event to now, milliseconds.
-    pub from_event_ms: Vec<i64>,
+    pub from_event_ms: Vec<u64>,
     /// From arrival to now, milliseconds.
-    pub from_arrival_ms: Vec<i64>,
+    pub from_arrival_ms: Vec<u64>,
     /// Age of the last record, milliseconds: how far the function is behind.
     pub iterator_age_ms: Option<i64>,
 }
@@ -52,9 +60,9 @@ pub struct Report {
 impl Report {
     /// Adds what `applied` did; everything of it is done.
     pub fn add(&mut self, applied: &Applied) {
-        let counts = &applied.counts;
-        self.events_in += counts.accepted + counts.rejected;
-        self.applied += counts.delivered + counts.superseded;
+        let (counts, tally) = (&applied.counts, &applied.tally);
+        self.events_in += tally.events_in;
+        self.applied += tally.applied;
         self.duplicate += counts.duplicate;
         self.late += counts.late;
         self.dead_lettered += counts.rejected;
@@ -64,10 +72,10 @@ impl Report {
 
     /// Notes the lists that `applied` made, at `now_ms`.
     pub fn note_lists(&mut self, applied: &Applied, now_ms: i64) {
-        self.lists += applied.lines.len() as u64;
-        self.full_lists += applied.full_lists;
-        self.from_event_ms.extend(applied.times.iter().map(|(event_ms, _)| now_ms.saturating_sub(*event_ms)));
-        self.from_arrival_ms.extend(applied.times.iter().map(|(_, arrival_ms)| now_ms.saturating_sub(*arrival_ms)));
+        self.lists += applied.tally.lists_made;
+        self.full_lists += applied.tally.lists_full;
+        self.from_event_ms.extend(applied.times.iter().map(|times| age_ms(times.event_ms, now_ms)));
+        self.from_arrival_ms.extend(applied.times.iter().map(|times| age_ms(times.arrival_ms, now_ms)));
     }
 
     /// Whether every event, and every list that it earned, is accounted for.
@@ -79,29 +87,27 @@ impl Report {
     /// The metrics as lines of the embedded metric format, measured at `now_ms`.
     pub fn lines(&self, namespace: &str, stream: &str, model: &Model, now_ms: i64) -> Result<Vec<String>, EmfError> {
         let count = |name, value: u64| (name, Unit::Count, vec![value as f64]);
-        let age_s = now_ms.saturating_sub(model.snapshot().meta().created_ms) as f64 / 1000.0;
+        let snapshot_age_s = now_ms.saturating_sub(model.snapshot().meta().as_of_ms) as f64 / 1000.0;
         let mut metrics = vec![
             count("BatchSize", self.batch_size),
             count("EventsIn", self.events_in),
-            count("Applied", self.applied),
-            count("Duplicate", self.duplicate),
-            count("Late", self.late),
-            count("DeadLettered", self.dead_lettered),
-            count("Delivered", self.delivered),
-            count("Superseded", self.superseded),
-            count("Undeliverable", self.undeliverable),
-            count("Retried", self.retried),
-            count("Shortened", self.shortened),
+            count("EventsApplied", self.applied),
+            count("EventsDuplicate", self.duplicate),
+            count("EventsLate", self.late),
+            count("EventsDeadLettered", self.dead_lettered),
+            count("EventsSuperseded", self.superseded),
+            count("ListsMade", self.lists),
+            count("ListsFull", self.full_lists),
+            count("ListsDelivered", self.delivered),
+            count("ListsUndeliverable", self.undeliverable),
+            count("ListsShortened", self.shortened),
+            count("RecordsRetried", self.retried),
             ("LatencyFromEvent", Unit::Milliseconds, quantiles(&self.from_event_ms)),
             ("LatencyFromArrival", Unit::Milliseconds, quantiles(&self.from_arrival_ms)),
-            ("SnapshotAge", Unit::Seconds, vec![age_s]),
+            ("SnapshotAge", Unit::Seconds, vec![snapshot_age_s]),
         ];
         if let Some(age_ms) = self.iterator_age_ms {
             metrics.push(("IteratorAge", Unit::Milliseconds, vec![age_ms as f64]));
-        }
-        if self.lists > 0 {
-            let percent = 100.0 * self.full_lists as f64 / self.lists as f64;
-            metrics.push(("Coverage", Unit::Percent, vec![percent]));
         }
         let metrics: Vec<Metric<'_>> =
             metrics.iter().map(|(name, unit, values)| Metric { name, unit: *unit, values }).collect();
@@ -112,7 +118,7 @@ impl Report {
 
 /// At most 100 of the values, evenly spread over their order, the least and the greatest among them: CloudWatch's
 /// percentiles of them are those of all, to a hundredth.
-fn quantiles(values: &[i64]) -> Vec<f64> {
+fn quantiles(values: &[u64]) -> Vec<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_unstable();
     if sorted.len() <= VALUES_MAX {
@@ -123,24 +129,4 @@ fn quantiles(values: &[i64]) -> Vec<f64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quantiles_keep_the_ends_and_the_order() {
-        assert_eq!(quantiles(&[3, 1, 2]), [1.0, 2.0, 3.0]);
-        let many: Vec<i64> = (0..10_000).rev().collect();
-        let found = quantiles(&many);
-        assert_eq!((found.len(), found[0], found[99]), (100, 0.0, 9_999.0));
-        assert!(found.is_sorted());
-        assert!((found[50] - 5_050.0).abs() < 2.0);
-    }
-
-    #[test]
-    fn a_lost_event_is_noticed() {
-        let report = Report { events_in: 4, applied: 2, duplicate: 1, late: 1, delivered: 2, ..Report::default() };
-        assert!(report.conserves());
-        assert!(!Report { events_in: 5, ..report.clone() }.conserves());
-        assert!(!Report { delivered: 1, ..report }.conserves());
-    }
-}
+mod tests;

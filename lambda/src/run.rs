@@ -12,6 +12,7 @@ use anabranch_events::{EventTypes, HistoryKey};
 use anabranch_models::{Model, Scratch};
 use anabranch_stores::lake::{LakeError, ObjectStore};
 use anabranch_stream::histories::{Histories, read_ahead};
+use anabranch_stream::measures::{ListTimes, Tally};
 use anabranch_stream::notify::Rules;
 use anabranch_stream::object::Counts;
 use anabranch_stream::ports::{PortError, Record, ShardId, StateStore};
@@ -119,10 +120,10 @@ pub struct Applied {
     pub fates: Vec<Fate>,
     /// What happened.
     pub counts: Counts,
-    /// Lists as long as was asked for.
-    pub full_lists: u64,
-    /// When the events happened and arrived, milliseconds since 1970.
-    pub times: Vec<(i64, i64)>,
+    /// What was counted beside it, at other places.
+    pub tally: Tally,
+    /// Of each list, when its event happened and arrived.
+    pub times: Vec<ListTimes>,
 }
 
 impl Function {
@@ -164,9 +165,6 @@ impl Function {
         read_ahead(&*self.state, &self.types, &held.histories, touched, asked)?;
 
         let mut applied = Applied::default();
-        for (batch, record) in batches.iter().zip(records) {
-            applied.times.extend(batch.event_times_ms().map(|event_ms| (event_ms, record.arrival_ms)));
-        }
         let mut output = Output::default();
         let mut pending: Vec<Pending<'_>> = Vec::new();
         let mut first_of: HashMap<HistoryKey, usize> = HashMap::new();
@@ -198,7 +196,7 @@ impl Function {
         } else {
             output.counts.delivered = applied.records.len() as u64;
         }
-        applied.full_lists = output.full_lists;
+        (applied.tally, applied.times) = (output.tally, output.times);
         applied.counts = output.counts;
         applied.dead = output.dead;
         applied.text = output.lines;

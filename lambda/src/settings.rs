@@ -4,7 +4,7 @@
 use anabranch_events::EventSettings;
 use anabranch_events::erasure::{ErasureKey, KEY_BYTES};
 use anabranch_stream::StreamSettings;
-use anabranch_stream::tree::{self, Places};
+use anabranch_stream::tree::{self, LogSettings, Places};
 use serde::Deserialize;
 
 /// Sections that other programs read.
@@ -24,6 +24,8 @@ pub struct Settings {
     pub stream: StreamSettings,
     /// The functions' own.
     pub lambda: LambdaSettings,
+    /// The log: its level.
+    pub log: LogSettings,
 }
 
 /// How records are spread over folders (Firehose's dynamic partitioning).

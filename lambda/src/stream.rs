@@ -92,7 +92,9 @@ impl<A: FirehoseApi> StreamFunction<A> {
             let batch = records.len();
             records.retain(|record| is_done(record.position.number));
             report.retried += (batch - records.len()) as u64;
-            tracing::warn!(%shard, done = records.len(), batch, trouble = ?delivery.trouble, "delivery failed in part");
+            let error = delivery.trouble.as_ref().map(tracing::field::display);
+            let retried = batch - records.len();
+            tracing::warn!(%shard, records = batch, retried, error, "delivery failed in part");
             held = Held::default();
             applied = function.apply_unscored(shard, &records, model, &mut held)?;
         }

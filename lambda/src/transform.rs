@@ -83,9 +83,6 @@ impl TransformFunction {
         };
         let is_delivered = |place: usize| matches!(answers[place], Answer::Deliver(..)) && is_kept(place);
         report.shortened = fitted.shortened;
-        if fitted.list_length.is_some() {
-            tracing::warn!(?fitted, records = event.records.len(), "the answer was too large");
-        }
 
         let mut kept = None;
         if fitted.returned_from.is_some() {
@@ -97,6 +94,10 @@ impl TransformFunction {
             }
             report.retried = (0..event.records.len()).filter(|place| !is_kept(*place)).count() as u64;
             kept = Some(again);
+        }
+        if let Some(list_length) = fitted.list_length {
+            let (records, shortened, retried) = (event.records.len(), report.shortened, report.retried);
+            tracing::warn!(records, list_length, shortened, retried, "the answer was too large");
         }
         let kept = kept.unwrap_or_else(|| groups.into_iter().zip(applied.iter().cloned()).collect());
         for (group, applied) in &kept {

@@ -370,7 +370,7 @@ impl Keeper {
                     failing.again_us = None;
                     failing.not_before_us = now_us.saturating_add(wait_ms * 1000);
                     failing.why = format!("{error}; it is tried again in {} s", wait_ms / 1000);
-                    tracing::error!(%shard, why = failing.why, "a worker ended");
+                    tracing::error!(%shard, reason = failing.why, "a worker ended");
                 }
             }
             false

@@ -26,10 +26,11 @@ pub(crate) struct Arguments {
     /// Settings file; by default ./anabranch.toml if it is there. `anabranch settings` prints all of them.
     #[arg(long, global = true, env = "ANABRANCH_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// What to log: error, warn, info, debug, or a filter such as anabranch_stream=debug.
-    #[arg(long, global = true, env = "ANABRANCH_LOG", default_value = "warn")]
-    pub(crate) log: String,
-    /// Write logs as JSON lines.
+    /// What to log: error, warn, info, debug, or a filter such as anabranch_stream=debug; `[log] level` of the settings
+    /// otherwise, which is warn by default.
+    #[arg(long, global = true, env = "ANABRANCH_LOG", value_name = "LEVEL")]
+    pub(crate) log: Option<String>,
+    /// Write logs as JSON lines, as `[log] format = "json"` does.
     #[arg(long, global = true)]
     pub(crate) log_json: bool,
     /// Print answers as JSON.

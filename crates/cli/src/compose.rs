@@ -29,6 +29,7 @@ use rand::TryRng as _;
 use crate::account::is_kinesis;
 use crate::args::{Arguments, DataArgs, HideArg};
 use crate::failure::Failure;
+use crate::log;
 use crate::settings::{self, Settings};
 use crate::topic::SnsTopic;
 use crate::ui::Ui;
@@ -70,6 +71,7 @@ impl SystemClock {
 impl Context {
     pub(crate) fn new(arguments: &Arguments) -> Result<Self, Failure> {
         let settings = settings::load(arguments.config.as_deref(), arguments.home.as_deref(), std::env::vars())?;
+        log::init(arguments, &settings.log)?;
         let types = settings.events.compile()?;
         let store_options = StoreOptions {
             process_started: SystemTime::now(),

@@ -7,6 +7,7 @@
 //! | `settings` | `anabranch.toml`, environment overrides |
 //! | `compose` | settings to components: the only place that reads clock, chance and environment |
 //! | `failure` | errors to exit codes |
+//! | `log` | the log on stderr |
 //! | `remote` | asking a running stream over loopback |
 //! | `ui` | progress bars and tables |
 //! | `commands/` | one file a use case |
@@ -16,6 +17,7 @@ mod args;
 mod commands;
 mod compose;
 mod failure;
+mod log;
 mod remote;
 mod settings;
 mod topic;
@@ -31,7 +33,6 @@ use crate::failure::Failure;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    ui::init_logging(&arguments);
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -8,7 +8,7 @@ use anabranch_events::EventSettings;
 use anabranch_models::learn::LearnSettings;
 use anabranch_stream::StreamSettings;
 use anabranch_stream::notify::NotifySettings;
-use anabranch_stream::tree::{self, Places};
+use anabranch_stream::tree::{self, LogSettings, Places};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
@@ -41,6 +41,8 @@ pub(crate) struct Settings {
     pub(crate) notify: NotifySettings,
     /// HTTP.
     pub(crate) server: ServerSettings,
+    /// The log.
+    pub(crate) log: LogSettings,
 }
 
 /// HTTP.
@@ -92,6 +94,8 @@ pub(crate) fn load(
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use anabranch_stream::tree::LogFormat;
+
     use super::*;
 
     fn environment(pairs: &[(&str, &str)]) -> impl Iterator<Item = (String, String)> {
@@ -103,8 +107,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.toml");
         std::fs::write(&file, "[stream]\nshards = 3\nname = \"a\"\n[events.types.view]\nweight = 2.0\n").unwrap();
-        let pairs = [("ANABRANCH__STREAM__SHARDS", "5"), ("ANABRANCH__PLACES__LAKE", "s3://b/p"), ("OTHER", "1")];
+        let pairs = [
+            ("ANABRANCH__STREAM__SHARDS", "5"),
+            ("ANABRANCH__PLACES__LAKE", "s3://b/p"),
+            ("ANABRANCH__LOG__FORMAT", "json"),
+            ("OTHER", "1"),
+        ];
         let settings = load(Some(&file), Some(Path::new("/h")), environment(&pairs)).unwrap();
+        assert_eq!((settings.log.format, settings.log.level_or("warn")), (LogFormat::Json, "warn"));
         assert_eq!((settings.stream.shards, settings.stream.name.as_str()), (5, "a"));
         assert_eq!((settings.places.lake.as_str(), settings.places.home.as_path()), ("s3://b/p", Path::new("/h")));
         assert_eq!(settings.events.types.len(), 1, "a file that names types names all of them");
@@ -118,6 +128,7 @@ mod tests {
             ([("ANABRANCH__STREAM__SHARDS", "many")], "shards"),
             ([("ANABRANCH__EVENTS__DEFAULT_TYPE", "ogle")], "default_type"),
             ([("ANABRANCH__NOTIFY__RULES__R__EVENT_TYPES", "['ogle']")], "[notify.rules.r] event_types"),
+            ([("ANABRANCH__LOG__FORMAT", "yaml")], "format"),
             ([("ANABRANCH__SOURCE__KIND", "kinesis")], "[source] stream is missing"),
             ([("ANABRANCH__SOURCE__ERASURE_KEY", "00ff")], "64 hexadecimal digits"),
             ([("ANABRANCH__SOURCE__READS_PER_SECOND", "6")], "1 to 5"),

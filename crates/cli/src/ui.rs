@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::args::Arguments;
 use crate::failure::Failure;
 
 /// Progress and answers.
@@ -15,20 +14,6 @@ pub(crate) struct Ui {
     is_json: bool,
     is_terminal: bool,
     bar: Arc<Mutex<Option<(String, ProgressBar)>>>,
-}
-
-/// Sets up logs on stderr.
-pub(crate) fn init_logging(arguments: &Arguments) {
-    let filter = tracing_subscriber::EnvFilter::try_new(&arguments.log).unwrap_or_else(|error| {
-        eprintln!("anabranch: --log {:?} is no filter ({error}); warnings are logged", arguments.log);
-        tracing_subscriber::EnvFilter::new("warn")
-    });
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if arguments.log_json {
-        builder.json().init();
-    } else {
-        builder.with_ansi(std::io::stderr().is_terminal()).init();
-    }
 }
 
 impl Ui {

@@ -179,7 +179,7 @@ pub fn recommend(
     let hidden = model.hidden(history, hide);
     let items = match list(model, &row, &hidden, list_length) {
         Err(RecommendError::FoldIn(error)) => {
-            tracing::warn!(owner = %key, %error, "fold-in failed; popular items instead");
+            tracing::warn!(%error, "fold-in failed; popular items instead");
             list(model, &[], &hidden, list_length)
         }
         other => other,

@@ -22,7 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::reply::{BODIES_KIB_MAX, BODY_BYTES_MAX, Refusal};
-use crate::{admin, events, kinesis, observe, questions};
+use crate::{admin, events, kinesis, metrics, observe, questions};
 
 /// Connections open at once; more wait in the kernel's queue. Each carries one request at a time, so this also bounds
 /// the questions that wait for a thread.
@@ -124,7 +124,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/history/{user}", get(questions::history))
         .route("/status", get(observe::status))
         .route("/healthz", get(observe::health))
-        .route("/metrics", get(observe::metrics))
+        .route("/metrics", get(metrics::metrics))
         .route("/forget", post(admin::forget))
         .route("/backup", post(admin::backup))
         .fallback(no_such_path)

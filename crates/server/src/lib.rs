@@ -7,7 +7,8 @@
 //! | `kinesis` | the door that speaks AWS's JSON protocol: `PutRecord`, `PutRecords` and what clients ask around them |
 //! | `events` | the plain door: `POST /events`, judged at the door |
 //! | `questions` | recommendations, explanations, histories |
-//! | `observe` | status, health, Prometheus metrics |
+//! | `observe` | status and health |
+//! | `metrics` | `/metrics`, for Prometheus |
 //! | `admin` | erasure and backup, behind a token |
 //! | `reply` | JSON errors that say what to do, bounded bodies |
 //!
@@ -21,6 +22,7 @@ pub mod answers;
 pub mod app;
 mod events;
 mod kinesis;
+mod metrics;
 mod observe;
 mod questions;
 mod reply;

@@ -39,7 +39,7 @@ impl Crew {
                 Err((format!("thread {thread_name} broke an invariant; please report it"), ErrorKind::Bug))
             });
             if let Err((why, kind)) = result {
-                tracing::error!(thread = thread_name, why, "the stream stops");
+                tracing::error!(thread = thread_name, reason = why, "the stream stops");
                 shared.set_blocked("failure", Some(why.clone()));
                 lock(&failure).get_or_insert((why, kind));
                 shared.stop();

@@ -64,7 +64,7 @@ pub fn erase_dead_letters(
     for object in store.list(prefix)? {
         let bytes = store.get(&object.path)?;
         let Ok(lines) = object::decompress(object.path.as_str(), &bytes, DEAD_BYTES_MAX) else {
-            tracing::warn!(path = object.path.as_str(), "a dead-letter object does not read; it is left as it is");
+            tracing::warn!(object = object.path.as_str(), "a dead-letter object does not read; it is left as it is");
             continue;
         };
         let mut kept = Vec::with_capacity(lines.len());

@@ -7,6 +7,7 @@
 //! | [`worker`] | the chain of cuts: read → transform → object → dead letters → histories and checkpoint; roll forward |
 //! | [`transform`] | what a batch of records does: decode → join → recommend; pure |
 //! | [`histories`] | what a shard holds in memory, and bringing what a batch needs in few reads |
+//! | [`measures`] | what a stream counts of itself beside its objects' counts: tallies and histograms |
 //! | [`object`] | delivered objects: names, compression, the trailer that says what they cover |
 //! | [`ports`] | what the worker asks of the world: records of a shard, a place for histories and checkpoints |
 //! | [`embedded`] | these ports over the embedded log and state |
@@ -36,6 +37,7 @@ pub mod histories;
 pub mod ingest;
 pub mod latency;
 pub mod live;
+pub mod measures;
 pub mod models;
 pub mod notify;
 pub mod object;

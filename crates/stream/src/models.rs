@@ -27,7 +27,7 @@ impl ModelSource {
     pub fn newer_than(&self, held: Option<&str>) -> Result<Option<Model>, String> {
         let current = self.registry.current().map_err(|e| e.to_string())?;
         for warning in &current.warnings {
-            tracing::warn!(warning, "a model pointer was passed over");
+            tracing::warn!(reason = warning, "a model pointer was passed over");
         }
         let Some(pointer) = current.pointer else { return Ok(None) };
         let version = pointer.version.as_str();

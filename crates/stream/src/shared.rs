@@ -14,16 +14,21 @@ use anabranch_events::{EventTypes, History, HistoryKey};
 use anabranch_models::Model;
 use anabranch_stores::lake::ObjectStore;
 use anabranch_stores::state::State;
-use serde::Serialize;
 
 use crate::clock::Clock;
 use crate::embedded::EmbeddedState;
 use crate::histories::{self, Histories};
 use crate::latency::Latency;
+use crate::measures::{Counted, Distributions, ListTimes};
 use crate::notify::{NotifyCounts, Rules};
 use crate::object::Counts;
 use crate::ports::{self, PortError, Position, ShardId, StateStore};
 use crate::settings::StreamSettings;
+
+mod status;
+
+pub(crate) use status::Cause;
+pub use status::ShardStatus;
 
 /// Receipt times kept for the latency histogram; beyond this a backlog is replayed and latency means nothing.
 const RECEIPTS_MAX: usize = 100_000;
@@ -48,9 +53,10 @@ pub struct Shared {
     model: RwLock<Arc<Model>>,
     shards: RwLock<BTreeMap<ShardId, Arc<Shard>>>,
     /// Counts of shards that are gone, so that totals never fall.
-    retired: Mutex<Counts>,
+    retired: Mutex<Counted>,
     health: Mutex<Health>,
     latency: Mutex<Latency>,
+    distributions: Mutex<Distributions>,
     rules: Rules,
     notices: Mutex<NotifyCounts>,
     stop: AtomicBool,
@@ -80,48 +86,6 @@ impl Shard {
         status.newest = status.newest.max(newest);
         status
     }
-}
-
-/// What a shard waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cause {
-    Reader,
-    State,
-    Sink,
-}
-
-impl Cause {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Reader => "reader",
-            Self::State => "state",
-            Self::Sink => "sink",
-        }
-    }
-}
-
-/// Where a shard stands.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ShardStatus {
-    /// Everything up to here is delivered and committed.
-    pub committed: Position,
-    /// Everything up to here is processed and served from memory.
-    pub processed: Position,
-    /// Newest record that is known of; the embedded log knows its own, Kinesis does not tell.
-    pub newest: Position,
-    /// How far the reader is behind the newest record, in milliseconds, where the source says so.
-    pub behind_ms: Option<u64>,
-    /// Everything that arrived before this time is applied, milliseconds since 1970.
-    pub settled_ms: i64,
-    /// Counts of committed cuts since the start of the worker.
-    pub counts: Counts,
-    /// Objects written since the start of the worker.
-    pub objects: u64,
-    /// Why the shard waits, if it does.
-    pub stalled: Option<String>,
-    #[serde(skip)]
-    cause: Option<Cause>,
 }
 
 /// Why the stream takes no input, by reason; empty when it does.
@@ -180,6 +144,7 @@ impl Shared {
             retired: Mutex::default(),
             health: Mutex::default(),
             latency: Mutex::default(),
+            distributions: Mutex::default(),
             rules: Rules::default(),
             notices: Mutex::default(),
             stop: AtomicBool::new(false),
@@ -214,28 +179,27 @@ impl Shared {
     /// Brings a shard in, as new. A second worker of the same shard takes the place of the first.
     pub(crate) fn enter_shard(&self, id: ShardId) -> Arc<Shard> {
         let shard = Arc::new(Shard::default());
-        let before = self.shards_mut().insert(id, Arc::clone(&shard));
-        if let Some(before) = before {
-            self.retire(&before);
-        }
+        let mut shards = self.shards_mut();
+        let before = shards.insert(id, Arc::clone(&shard));
+        self.retire(shards, before);
         shard
     }
 
     /// Takes a shard away, unless another worker's stands in its place already.
     pub(crate) fn leave_shard(&self, id: ShardId, shard: &Arc<Shard>) {
-        {
-            let mut shards = self.shards_mut();
-            if !shards.get(&id).is_some_and(|held| Arc::ptr_eq(held, shard)) {
-                return;
-            }
-            shards.remove(&id);
+        let mut shards = self.shards_mut();
+        if shards.get(&id).is_some_and(|held| Arc::ptr_eq(held, shard)) {
+            let before = shards.remove(&id);
+            self.retire(shards, before);
         }
-        self.retire(shard);
     }
 
-    fn retire(&self, shard: &Shard) {
-        lock(&self.retired).add(&shard.status().counts);
-        self.note_progress(shard);
+    /// Keeps the counts of a shard that was just taken out of `shards`, so that nobody who sums sees them missing.
+    fn retire(&self, shards: RwLockWriteGuard<'_, BTreeMap<ShardId, Arc<Shard>>>, shard: Option<Arc<Shard>>) {
+        let Some(shard) = shard else { return };
+        lock(&self.retired).add(&shard.status().counted());
+        drop(shards);
+        self.note_progress(&shard);
     }
 
     fn shards_mut(&self) -> RwLockWriteGuard<'_, BTreeMap<ShardId, Arc<Shard>>> {
@@ -330,13 +294,21 @@ impl Shared {
         let now_us = self.clock.monotonic_us();
         let mut receipts = lock(&shard.receipts);
         let mut latency = lock(&self.latency);
+        let mut distributions = lock(&self.distributions);
         while let Some(&(of, received_us)) = receipts.front() {
             if of > position {
                 break;
             }
             latency.record(now_us.saturating_sub(received_us));
+            distributions.to_readable.observe(now_us.saturating_sub(received_us));
             receipts.pop_front();
         }
+    }
+
+    /// Says that a cut of `records` records, with these lists, is delivered.
+    pub(crate) fn note_delivered(&self, records: u64, lists: &[ListTimes]) {
+        let now_ms = self.clock.now_ms();
+        lock(&self.distributions).note_delivered(records, lists, now_ms);
     }
 
     /// Waits until the shard has a record after `position` (`None`: whatever it has), or `wait` is over, or the stream
@@ -375,12 +347,12 @@ impl Shared {
             Some(why) => {
                 let is_news = health.reasons.insert(source, why.clone()).is_none();
                 if is_news {
-                    tracing::error!(source, why, "the stream takes no input");
+                    tracing::error!(cause = source, reason = why, "the stream takes no input");
                 }
             }
             None => {
                 if health.reasons.remove(source).is_some() {
-                    tracing::info!(source, "the stream goes on");
+                    tracing::info!(cause = source, "the stream goes on");
                 }
             }
         }
@@ -434,9 +406,21 @@ impl Shared {
 
     /// Counts of committed cuts over all shards since the start of the process.
     pub fn totals(&self) -> Counts {
-        let mut totals = *lock(&self.retired);
-        self.shards().iter().for_each(|(_, shard)| totals.add(&shard.status().counts));
-        totals
+        self.counted().counts
+    }
+
+    /// The same with what was counted beside them. Neither falls, and each cut is in both or in neither.
+    pub fn counted(&self) -> Counted {
+        // No shard comes or goes meanwhile.
+        let shards = self.shards.read().unwrap_or_else(PoisonError::into_inner);
+        let mut counted = *lock(&self.retired);
+        shards.values().for_each(|shard| counted.add(&lock(&shard.status).counted()));
+        counted
+    }
+
+    /// Batch sizes and latencies of delivered cuts.
+    pub fn distributions(&self) -> Distributions {
+        lock(&self.distributions).clone()
     }
 
     /// Times from receipt to readable list.

@@ -21,6 +21,7 @@ use base64::Engine as _;
 use serde::Serialize;
 
 use crate::histories::Histories;
+use crate::measures::{ListTimes, Tally};
 use crate::notify::{Notice, Rules, rule};
 use crate::object::Counts;
 use crate::ports::{Record, SequenceNumber, ShardId};
@@ -60,8 +61,10 @@ pub struct Output {
     pub dead: Vec<u8>,
     /// What happened.
     pub counts: Counts,
-    /// Lists that are as long as was asked for: `full_lists / counts.delivered` is the coverage.
-    pub full_lists: u64,
+    /// What is counted beside them, at other places.
+    pub tally: Tally,
+    /// Of each list in `lines`, when its event happened and arrived.
+    pub times: Vec<ListTimes>,
     /// What is to be sent.
     pub notices: Vec<Notice>,
     /// Per-user mode: the newest applied event of each user, in the order of their first.
@@ -93,11 +96,6 @@ impl Batch<'_> {
     /// Whose events they are; some more than once.
     pub fn owners(&self) -> impl Iterator<Item = &HistoryKey> + Clone {
         self.events().map(|decoded| &decoded.owner)
-    }
-
-    /// When its events happened, milliseconds since 1970.
-    pub fn event_times_ms(&self) -> impl Iterator<Item = i64> + Clone {
-        self.events().map(|decoded| decoded.event.time_ms)
     }
 
     fn events(&self) -> impl Iterator<Item = &Decoded<'_>> + Clone {
@@ -204,6 +202,7 @@ impl Transform<'_> {
         earns: &mut dyn FnMut(&HistoryKey, &Event<'_>, Outcome) -> bool,
     ) -> Vec<Pending<'a>> {
         output.counts.records += batch.records.len() as u64;
+        output.tally.events_in += batch.decoded.len() as u64;
         output.counts.erased += batch.records.iter().filter(|record| record.data.is_none()).count() as u64;
         let mut pending = Vec::with_capacity(if self.mode == Mode::PerEvent { batch.decoded.len() } else { 0 });
         for (record, decoded) in batch.decoded {
@@ -223,6 +222,7 @@ impl Transform<'_> {
                 }
                 continue;
             }
+            output.tally.applied += 1;
             self.notify(&event, &owner, record.arrival_ms, output);
             let (number, sub, arrival_ms) = (record.position.number, record.sub, record.arrival_ms);
             match self.mode {
@@ -275,7 +275,8 @@ impl Transform<'_> {
         for (pending, list) in pending.iter().zip(lists) {
             let list = list.unwrap_or_else(|error| {
                 // A row that cannot be folded in (weights of absurd scale) gets the list of a user without history.
-                tracing::warn!(owner = %pending.triggering.owner, %error, "fold-in failed; popular items instead");
+                let sequence_number = pending.triggering.number;
+                tracing::warn!(shard = %self.shard, %sequence_number, %error, "fold-in failed; popular items instead");
                 let query = Query { row: &[], exclude: &pending.hidden, k: self.list_length };
                 model.recommender().recommend(scratch, &[query]).pop().and_then(Result::ok).unwrap_or_default()
             });
@@ -323,7 +324,9 @@ impl Transform<'_> {
         serde_json::to_writer(&mut output.lines, &record).expect("texts and finite numbers serialise into memory");
         output.lines.push(b'\n');
         output.counts.delivered += 1;
-        output.full_lists += u64::from(list.len() >= self.list_length);
+        output.times.push(ListTimes { event_ms: event.time_ms, arrival_ms: triggering.arrival_ms });
+        output.tally.lists_made += 1;
+        output.tally.lists_full += u64::from(list.len() >= self.list_length);
     }
 
     fn reject(&self, record: &Record, rejection: &Rejection, output: &mut Output) {

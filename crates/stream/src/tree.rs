@@ -35,6 +35,35 @@ impl Default for Places {
     }
 }
 
+/// How a log line is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One object a line, its fields beside `message`.
+    Json,
+}
+
+/// `[log]`: what a program tells of itself, on stderr.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSettings {
+    /// `text` or `json`. The Lambda functions write JSON whatever this says.
+    pub format: LogFormat,
+    /// error, warn, info, debug, or a filter such as `anabranch_stream=debug`. If empty: warn, and info in the Lambda
+    /// functions.
+    pub level: String,
+}
+
+impl LogSettings {
+    /// The level, or the program's own.
+    pub const fn level_or<'a>(&'a self, default: &'a str) -> &'a str {
+        if self.level.is_empty() { default } else { self.level.as_str() }
+    }
+}
+
 /// Writes the settings of the environment into `tree`. The error names the variable and what is wrong with it.
 pub fn overlay(tree: &mut toml::Table, environment: impl IntoIterator<Item = (String, String)>) -> Result<(), String> {
     let mut overrides: Vec<(String, String)> = environment

@@ -257,7 +257,7 @@ impl Worker {
         let page = self.reader.read_after(self.processed, self.shared.settings.micro_batch_records, READ_BYTES_MAX);
         let page = page.map_err(|source| Trouble::reader(self.id, source))?;
         self.shard.update_status(|status| {
-            status.behind_ms = page.behind_ms;
+            (status.behind_ms, status.asked_ms) = (page.behind_ms, asked_ms);
             if page.records.is_empty() && page.is_caught_up() {
                 // Whatever had arrived when it was asked is applied.
                 status.settled_ms = status.settled_ms.max(asked_ms);

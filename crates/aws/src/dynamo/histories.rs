@@ -158,7 +158,8 @@ impl DynamoState {
             written.unchanged += (chunk.len() - pending.len()) as u64;
             self.put_until_held(pending, types, &mut written)?;
         }
-        tracing::debug!(written.written, written.unchanged, written.conflicts, "histories joined");
+        let Written { written: count, unchanged, conflicts } = written;
+        tracing::debug!(written = count, unchanged, conflicts, "histories joined");
         Ok(written)
     }
 
@@ -206,7 +207,7 @@ impl DynamoState {
                         trouble = Some(error);
                         left.push(pending);
                     }
-                    Err(error) => return Err(error.into_port(&format!("writing the history of {}", pending.key))),
+                    Err(error) => return Err(error.into_port("writing a history")),
                 }
             }
             self.look_up(unseen, types, &mut left, written)?;

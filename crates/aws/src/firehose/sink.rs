@@ -95,8 +95,8 @@ impl<A: FirehoseApi> FirehoseSink<A> {
         for line in packed.too_large {
             tracing::warn!(
                 line,
-                limit = RECORD_BYTES_MAX,
-                "a line is longer than a Firehose record; it is not delivered"
+                bytes_max = RECORD_BYTES_MAX,
+                "a line is longer than a Firehose record and is not delivered"
             );
             delivery.lines[line] = LineOutcome::TooLarge;
         }

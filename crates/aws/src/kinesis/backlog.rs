@@ -21,7 +21,7 @@ pub fn expand(record: DataRecord) -> VecDeque<Record> {
     match read(&data) {
         Payload::Plain(_) => VecDeque::from([plain(data)]),
         Payload::Malformed(error) => {
-            tracing::warn!(%number, %error, "a record is an aggregate by its checksum but cannot be read");
+            tracing::warn!(sequence_number = %number, %error, "an aggregate cannot be read");
             VecDeque::from([plain(data)])
         }
         Payload::Aggregate(parts) => {

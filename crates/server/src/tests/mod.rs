@@ -3,6 +3,7 @@
 
 mod admin;
 mod kinesis;
+mod metrics;
 mod plain;
 mod questions;
 mod serving;

@@ -89,7 +89,8 @@ pub enum StateError {
         what: String,
     },
     /// A stored history does not decode.
-    #[error("{key}: {source}")]
+    // Errors are logged, and logs name nobody: the key is for whoever asked.
+    #[error("a stored history does not read: {source}; restore the state with `anabranch restore`")]
     History {
         /// Whose history.
         key: String,

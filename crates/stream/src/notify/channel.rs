@@ -29,7 +29,7 @@ pub struct LogChannel;
 impl Channel for LogChannel {
     fn send(&mut self, notification: &Notification, _now_ms: i64) -> Result<(), SendError> {
         let Notification { id, rule, body, .. } = notification;
-        tracing::info!(target: "anabranch::notification", id, rule, body, "notification");
+        tracing::info!(target: "anabranch::notification", notification = id, rule, body, "a notification");
         Ok(())
     }
 }

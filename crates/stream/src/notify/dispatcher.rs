@@ -350,10 +350,10 @@ impl Dispatcher {
                 } else {
                     let wait_ms = retry_ms(self.parts.seed, notice.id, notice.attempts);
                     tracing::warn!(
-                        id = notification.id,
-                        notice.attempts,
+                        notification = notification.id,
+                        attempts = notice.attempts,
                         wait_ms,
-                        why,
+                        reason = why,
                         "a notification is tried again"
                     );
                     notice.not_before_ms = now_ms.saturating_add_unsigned(wait_ms);
@@ -395,7 +395,7 @@ impl Dispatcher {
     /// Puts a notice into the dead letters, beside those of the stream: erasing finds it there by its owner.
     fn bury(&self, notice: &Notice, why: &str) -> Result<(), NotifyError> {
         let (id, shared) = (id_text(notice.id), &self.parts.shared);
-        tracing::error!(id, why, "a notification goes to the dead letters");
+        tracing::error!(notification = id, reason = why, "a notification goes to the dead letters");
         let letter = DeadNotice {
             code: "notification-undelivered",
             detail: why,

@@ -8,6 +8,7 @@ use anabranch_stores::lake::{ObjectPath, PutOutcome};
 use super::error::{Trouble, WorkerError};
 use super::{Phase, Step, Worker, scratch, transform};
 use crate::histories::{self, read_ahead};
+use crate::measures::{Counted, ListTimes, Tally};
 use crate::object::{self, Trailer};
 use crate::ports::Checkpoint;
 use crate::transform::NO_OVERLAY;
@@ -19,6 +20,8 @@ pub(super) struct Cut {
     pub(super) bytes: Vec<u8>,
     pub(super) trailer: Trailer,
     pub(super) dead_letters: Option<(ObjectPath, Vec<u8>)>,
+    pub(super) tally: Tally,
+    pub(super) times: Vec<ListTimes>,
     pub(super) is_delivered: bool,
 }
 
@@ -39,6 +42,7 @@ impl Worker {
         }
         let lines = std::mem::take(&mut self.output.lines);
         let counts = std::mem::take(&mut self.output.counts);
+        let (tally, times) = (std::mem::take(&mut self.output.tally), std::mem::take(&mut self.output.times));
         debug_assert!(counts.conserve(), "{counts:?}");
         let trailer = Trailer {
             version: object::VERSION,
@@ -57,7 +61,8 @@ impl Worker {
         let object = self.object_path(first.arrival_ms);
         let dead = std::mem::take(&mut self.output.dead);
         let dead_letters = self.dead_letters(&dead, &object)?;
-        self.phase = Phase::Delivering(Box::new(Cut { object, bytes, trailer, dead_letters, is_delivered: false }));
+        let cut = Cut { object, bytes, trailer, dead_letters, tally, times, is_delivered: false };
+        self.phase = Phase::Delivering(Box::new(cut));
         Ok(Step::Worked)
     }
 
@@ -82,7 +87,7 @@ impl Worker {
         let (is_place_old, now) = (self.is_place_old(), self.now());
         let Phase::Delivering(cut) = &mut self.phase else { return Ok(Step::Worked) };
         if is_place_old && !cut.is_delivered {
-            tracing::warn!(shard = %self.id, after = %self.after, "slept, or waited, for hours: looking where the chain ends");
+            tracing::warn!(shard = %self.id, after = %self.after, "slept or waited for hours; the chain is looked at anew");
             self.discard();
             return Ok(Step::Worked);
         }
@@ -104,16 +109,18 @@ impl Worker {
                 }
             }
             cut.is_delivered = true;
+            self.shared.note_delivered(cut.trailer.counts.records, &cut.times);
         }
         if let Some((path, bytes)) = &cut.dead_letters {
             // A function of the range: what is there already is the same.
             let _ = sink.put_new(path, bytes).map_err(|error| Trouble::sink(id, path.as_str(), error))?;
             cut.dead_letters = None;
         }
-        let (last, counts) = (cut.trailer.last, cut.trailer.counts);
+        let last = cut.trailer.last;
+        let counted = Counted { counts: cut.trailer.counts, tally: cut.tally };
         self.commit(Checkpoint::After(last))?;
         self.shard.update_status(|status| {
-            status.counts.add(&counts);
+            status.add(&counted);
             status.objects += 1;
         });
         Ok(Step::Worked)
