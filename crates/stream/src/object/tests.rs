@@ -185,3 +185,14 @@ proptest! {
         }
     }
 }
+
+/// Found by fuzzing: the limit after the last byte overflowed.
+#[test]
+fn a_trailer_that_claims_every_byte_there_is_does_not_overflow() {
+    for compression in [Compression::Zstd, Compression::Gzip] {
+        let claims = Trailer { bytes: u64::MAX, ..trailer(b"{}\n") };
+        let bytes = encode(b"{}\n", &claims, compression).unwrap();
+        assert!(matches!(decode("x", &bytes), Err(ObjectError::Corrupt { .. })));
+        assert_eq!(decompress("x", &bytes, u64::MAX).unwrap(), b"{}\n");
+    }
+}
