@@ -20,6 +20,8 @@ mod admin;
 pub mod answers;
 pub mod app;
 mod events;
+#[doc(hidden)]
+pub mod fuzzing;
 mod kinesis;
 mod observe;
 mod questions;
