@@ -8,7 +8,7 @@ use serde::de::{self, Deserializer, Visitor};
 use serde_json::value::RawValue;
 
 use crate::event::{Event, Fields, TimeField, ValueField};
-use crate::rejection::{Rejection, RejectionCode};
+use crate::rejection::{Rejection, RejectionCode, excerpt};
 use crate::settings::EventTypes;
 use crate::wire::time::number_ms;
 
@@ -137,7 +137,17 @@ fn parse(bytes: &[u8]) -> Result<Wire<'_>, Rejection> {
         return Err(Rejection::new(RejectionCode::Unparsable, "not a JSON object"));
     }
     serde_json::from_str(text)
-        .map_err(|e| Rejection::new(RejectionCode::Unparsable, format!("not an event in JSON: {e}")))
+        .map_err(|e| Rejection::new(RejectionCode::Unparsable, format!("not an event in JSON: {}", problem(&e))))
+}
+
+/// What is wrong, without quoting a whole text that is where it should not be.
+fn problem(error: &serde_json::Error) -> String {
+    const PROBLEM_BYTES_MAX: usize = 256;
+    let text = error.to_string();
+    if text.len() <= PROBLEM_BYTES_MAX {
+        return text;
+    }
+    format!("{}… at line {} column {}", excerpt(&text), error.line(), error.column())
 }
 
 /// Decodes one stream record: an event, or a `PutEvents` envelope whose events each pass or fail on their own.

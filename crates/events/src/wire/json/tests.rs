@@ -81,6 +81,16 @@ fn an_envelope_taken_apart_holds_the_events_that_it_holds_whole() {
     assert!(good(twice).is_empty() && good(&split_envelope(twice).unwrap()[0]).is_empty());
 }
 
+/// A dead letter holds the record itself; its detail must not hold it again.
+#[test]
+fn a_refusal_quotes_no_whole_text() {
+    let text = format!(r#"{{"userId":"u","eventList":"{}"}}"#, "é".repeat(100_000));
+    let rejections: Vec<Rejection> = decode(&text).into_iter().filter_map(Result::err).collect();
+    assert_eq!(rejections.len(), 1);
+    assert!(rejections[0].detail.len() < 300, "{} bytes", rejections[0].detail.len());
+    assert!(rejections[0].detail.contains("at line 1 column"), "{}", rejections[0].detail);
+}
+
 #[test]
 fn bad_events_say_why() {
     for (text, expected) in [
