@@ -2,7 +2,8 @@
 //!
 //! A failure names the target and leaves the input in the file that it names; so does an abort (too much heap): the
 //! input under way always lies in `fuzz-<target>` in cargo's folder for temporary files. One input again:
-//! `ANABRANCH_FUZZ_INPUT=<file> cargo test -p anabranch-fuzz --test corpora <target> -- --exact`.
+//! `ANABRANCH_FUZZ_INPUT=<file> cargo test -p anabranch-fuzz --test corpora <target> -- --exact --nocapture`.
+//! `ANABRANCH_FUZZ_MUTATIONS=100000` tries more mutations of each file, without libFuzzer and its guidance.
 
 use std::alloc::System;
 use std::collections::BTreeSet;
@@ -47,6 +48,8 @@ fn replay(name: &str) {
         println!("{path}: {:?}", run(target, &bytes));
         return;
     }
+    let more = std::env::var("ANABRANCH_FUZZ_MUTATIONS").ok().and_then(|count| count.parse().ok());
+    let mutations = more.unwrap_or(target.mutations);
     (target.run)(b"");
     let corpus = files(&corpus().join(name));
     for (index, (file, bytes)) in corpus.iter().enumerate() {
@@ -56,7 +59,7 @@ fn replay(name: &str) {
             verdict == Verdict::Decoded || !file.starts_with("seed-"),
             "{name}/{file} does not decode any longer: write the seeds again (fuzz/README.md)"
         );
-        for seed in 0..target.mutations {
+        for seed in 0..mutations {
             let other = &corpus[(index + seed as usize) % corpus.len()].1;
             let mutated = mutate(bytes, other, &mut Chance::new(u64::from(seed) << 32 | index as u64));
             fs::write(&under_way, &mutated).expect("cargo's folder takes a file");

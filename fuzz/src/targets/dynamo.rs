@@ -79,11 +79,6 @@ pub(super) fn dynamo_item(bytes: &[u8]) -> Verdict {
     if let Ok(Some(notice)) = &notice {
         assert_eq!(fuzzing::notice(&fuzzing::notice_item(notice)).expect("what was written").as_ref(), Some(notice));
     }
-    let notice = notice
-        .and_then(|notice| notice.ok_or_else(|| item::read_floor(&Item::new()).expect_err("no floor").into_port()));
-    Verdict::of(&history)
-        .or(Verdict::of(&floor))
-        .or(Verdict::of(&checkpoint))
-        .or(Verdict::of(&lease))
-        .or(Verdict::of(&notice))
+    let waiting = if matches!(notice, Ok(None)) { Verdict::Refused } else { Verdict::of(&notice) };
+    Verdict::of(&history).or(Verdict::of(&floor)).or(Verdict::of(&checkpoint)).or(Verdict::of(&lease)).or(waiting)
 }

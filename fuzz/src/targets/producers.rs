@@ -127,7 +127,7 @@ fn payload(data: &[u8]) -> Verdict {
             for part in &parts {
                 let bound = aggregator.bytes_with(part.data.len());
                 aggregator.push(part.data);
-                assert!(aggregator.finish().len() <= bound || parts.len() > 64, "an aggregate larger than announced");
+                assert!(parts.len() > 64 || aggregator.finish().len() <= bound, "an aggregate larger than announced");
             }
             let again = aggregator.finish();
             let Payload::Aggregate(found) = read(&again) else { panic!("what was packed does not unpack") };
