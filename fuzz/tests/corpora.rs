@@ -9,7 +9,7 @@ use std::alloc::System;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, Once, PoisonError};
 
 use anabranch_fuzz::mutate::{Chance, mutate};
 use anabranch_fuzz::{TARGETS, Target, Verdict, find};
@@ -17,6 +17,18 @@ use cap::Cap;
 
 #[global_allocator]
 static HEAP: Cap<System> = Cap::new(System, usize::MAX);
+
+/// A panic that is told needs memory for its backtrace: it is told without the limit.
+fn tell_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let tell = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let _ = HEAP.set_limit(usize::MAX);
+            tell(info);
+        }));
+    });
+}
 
 /// One test measures the heap at a time, where all are threads of one process (`cargo test`).
 static HEAP_IS_MEASURED: Mutex<()> = Mutex::new(());
@@ -41,6 +53,7 @@ fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
 
 fn replay(name: &str) {
     let _measured = HEAP_IS_MEASURED.lock().unwrap_or_else(PoisonError::into_inner);
+    tell_panics();
     let target = find(name).expect("a target of this name");
     let under_way = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fuzz-{name}"));
     if let Ok(path) = std::env::var("ANABRANCH_FUZZ_INPUT") {

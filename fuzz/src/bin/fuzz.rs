@@ -23,7 +23,10 @@ fuzz_target!(
     init: {
         // libFuzzer's hook aborts inside a panic; decoders may catch one of a library and make it an error.
         drop(std::panic::take_hook());
-        std::panic::set_hook(Box::new(|info| eprintln!("{info}")));
+        std::panic::set_hook(Box::new(|info| {
+            let _ = HEAP.set_limit(usize::MAX);
+            eprintln!("{info}");
+        }));
     },
     |bytes: &[u8]| {
         let target = *TARGET;
