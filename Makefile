@@ -3,6 +3,7 @@
 #   make test    every test; installs what the tests need into .venv
 #   make bench   figures beside peers, with the command for each
 #   make sim     SEEDS=10000 runs of the stream on simulated Kinesis, DynamoDB and S3
+#   make fuzz    every decoder under libFuzzer, an hour in total (SECONDS_TOTAL=3600); needs a C++ compiler
 #   make soak    200 SIGKILLs during a replay (20 in make test)
 #   make scale   100 million rows through the ETL under 4 GiB
 #   make lambda  the zips of the Lambda functions: target/lambda-zips/<target>/{stream,transform}/bootstrap.zip
@@ -19,10 +20,10 @@ export ANABRANCH_BIN := $(abspath $(BIN))
 export ANABRANCH_TEST_DATA ?= $(abspath ../shared/data)
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help check test test-rust test-python bench sim soak scale demo build lambda tools clean
+.PHONY: help check test test-rust test-python bench sim fuzz soak scale demo build lambda tools clean
 
 help:
-	@sed -n '2,11s/^# *//p' Makefile
+	@sed -n '2,12s/^# *//p' Makefile
 
 tools:
 	@missing=""; for tool in $(CARGO) cc $(PYTHON); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
@@ -70,6 +71,11 @@ SEEDS ?= 10000
 FIRST ?= 0
 sim: tools
 	ANABRANCH_SIM_SEEDS=$(SEEDS) ANABRANCH_SIM_FIRST=$(FIRST) $(CARGO) test --release --locked -p anabranch-aws --test simulation many_seeds -- --nocapture
+
+# TARGETS="history snapshot" names some. Goes on where the last run ended; what fails lies in target/fuzz/artifacts/.
+export SECONDS_TOTAL ?= 3600
+fuzz: tools
+	CARGO="$(CARGO)" fuzz/run.sh
 
 soak: build $(VENV)/.done
 	ANABRANCH_SOAK_KILLS=200 $(VENV)/bin/python -m pytest -q -rs tests/test_soak.py

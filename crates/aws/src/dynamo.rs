@@ -25,4 +25,6 @@ pub mod sdk;
 pub mod size;
 
 #[doc(hidden)]
+pub mod fuzzing;
+#[doc(hidden)]
 pub mod testing;

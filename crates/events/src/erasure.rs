@@ -46,7 +46,8 @@ impl ErasureKey {
 impl ErasedName {
     /// Reads the text form; `None` if it is not 64 hexadecimal digits.
     pub fn parse(text: &str) -> Option<Self> {
-        if text.len() != 2 * KEY_BYTES || !text.is_ascii() {
+        // `from_str_radix` takes a sign.
+        if text.len() != 2 * KEY_BYTES || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return None;
         }
         let mut bytes = [0; KEY_BYTES];
@@ -87,5 +88,12 @@ mod tests {
         assert_ne!(name, key.name(&HistoryKey::Session("alice".into())));
         assert!(ErasedName::parse("xyz").is_none());
         assert!(ErasedName::parse(&"é".repeat(32)).is_none());
+    }
+
+    /// Found by fuzzing: `+2` was read as the byte 2, so one name had several texts.
+    #[test]
+    fn a_sign_is_no_digit_of_a_name() {
+        assert!(ErasedName::parse(&"+2".repeat(32)).is_none());
+        assert!(ErasedName::parse(&"02".repeat(32)).is_some());
     }
 }

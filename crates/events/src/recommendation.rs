@@ -4,7 +4,8 @@
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::ids::{EventKey, HistoryKey, recommendation_hash};
 
@@ -34,7 +35,14 @@ pub struct RecommendedItem<'a> {
     /// External item id.
     pub item_id: Cow<'a, str>,
     /// The model's score; comparable within one list only.
+    #[serde(deserialize_with = "finite")]
     pub score: f32,
+}
+
+/// A number beyond 32 bits would be infinite, and JSON has no way to write that again.
+fn finite<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f32, D::Error> {
+    let score = f32::deserialize(deserializer)?;
+    if score.is_finite() { Ok(score) } else { Err(D::Error::custom("a score is not a finite 32-bit number")) }
 }
 
 /// One delivered recommendation list.
@@ -93,6 +101,16 @@ pub fn recommendation_id(namespace: &str, key: &HistoryKey, class: &str, event: 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Found by fuzzing: 1e39 was read as infinity, which is written as `null`.
+    #[test]
+    fn a_score_beyond_32_bits_is_refused() {
+        let item = |score: &str| {
+            serde_json::from_str::<RecommendedItem<'_>>(&format!(r#"{{"itemId":"i","score":{score}}}"#)).is_ok()
+        };
+        assert!(item("3.4e38") && item("-1e-50"));
+        assert!(!item("1e39") && !item("-1e39") && !item("null"));
+    }
 
     #[test]
     fn ids_are_frozen_and_tell_everything_apart() {

@@ -67,6 +67,11 @@ impl App {
         &self.stream
     }
 
+    /// The stream's name.
+    pub(crate) fn stream_name(&self) -> &str {
+        &self.stream.shared().settings.name
+    }
+
     /// The same over the embedded log, for what only that can do.
     pub fn embedded(&self) -> Result<&RunningStream, IngestError> {
         self.stream.embedded().map_err(|source| IngestError::Elsewhere(source.to_owned()))

@@ -37,10 +37,10 @@ const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 
 /// An error in AWS's form.
 #[derive(Debug)]
-struct AwsError {
+pub(crate) struct AwsError {
     status: StatusCode,
-    kind: &'static str,
-    message: String,
+    pub(crate) kind: &'static str,
+    pub(crate) message: String,
 }
 
 impl AwsError {
@@ -188,13 +188,12 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, AwsError> {
     serde_json::from_slice(bytes).map_err(|error| AwsError::bad("SerializationException", error.to_string()))
 }
 
-fn check_stream(app: &App, name: Option<&str>, arn: Option<&str>) -> Result<(), AwsError> {
-    let ours = &app.stream().shared().settings.name;
+fn check_stream(ours: &str, name: Option<&str>, arn: Option<&str>) -> Result<(), AwsError> {
     if name.is_none() && arn.is_none() {
         return Err(AwsError::bad("InvalidArgumentException", "StreamName or StreamARN must name the stream"));
     }
     let from_arn = arn.map(|arn| arn.rsplit_once(":stream/").map_or(arn, |(_, name)| name));
-    match [name, from_arn].into_iter().flatten().find(|name| name != ours) {
+    match [name, from_arn].into_iter().flatten().find(|name| *name != ours) {
         None => Ok(()),
         Some(other) => {
             let other: String = other.chars().take(128).collect();
@@ -254,7 +253,7 @@ async fn put_record(app: &Arc<App>, body: Taken) -> Result<Value, AwsError> {
     let call = Arc::clone(app);
     let event = by_size(bytes.len(), move || {
         let put: PutRecord = parse(&bytes)?;
-        check_stream(&call, put.named.stream_name.as_deref(), put.named.stream_arn.as_deref())?;
+        check_stream(call.stream_name(), put.named.stream_name.as_deref(), put.named.stream_arn.as_deref())?;
         event_of(put.record, "")
     })
     .await??;
@@ -266,7 +265,7 @@ async fn put_record(app: &Arc<App>, body: Taken) -> Result<Value, AwsError> {
 async fn put_records(app: &Arc<App>, body: Taken) -> Result<Value, AwsError> {
     let Taken { bytes, room } = body;
     let call = Arc::clone(app);
-    let mut events = by_size(bytes.len(), move || events_of(&call, &bytes)).await??;
+    let mut events = by_size(bytes.len(), move || events_of(call.stream_name(), &bytes)).await??;
     let count = events.len();
     if let Some(why) = app.stream().shared().blocked() {
         return Ok(outcomes(Err(IngestError::Blocked(why)), count));
@@ -285,9 +284,9 @@ async fn append_some(
     if events.is_empty() { Err(IngestError::Busy) } else { app.append(events, room).await }
 }
 
-fn events_of(app: &App, bytes: &[u8]) -> Result<Vec<NewEvent>, AwsError> {
+pub(crate) fn events_of(ours: &str, bytes: &[u8]) -> Result<Vec<NewEvent>, AwsError> {
     let put: PutRecords = parse(bytes)?;
-    check_stream(app, put.stream_name.as_deref(), put.stream_arn.as_deref())?;
+    check_stream(ours, put.stream_name.as_deref(), put.stream_arn.as_deref())?;
     let records = put.records.ok_or_else(|| AwsError::constraint("records", "Member must not be null"))?;
     if records.is_empty() {
         return Err(AwsError::constraint("records", "Member must have length greater than or equal to 1"));
@@ -333,7 +332,7 @@ fn placed(place: &Appended) -> Value {
 }
 
 fn describe(app: &App, named: &Named) -> Result<Value, AwsError> {
-    check_stream(app, named.stream_name.as_deref(), named.stream_arn.as_deref())?;
+    check_stream(app.stream_name(), named.stream_name.as_deref(), named.stream_arn.as_deref())?;
     let shared = app.stream().shared();
     let identity = app.embedded().map_err(|error| AwsError::from(&error))?.state().identity();
     Ok(json!({ "StreamDescriptionSummary": {
@@ -353,7 +352,7 @@ fn describe(app: &App, named: &Named) -> Result<Value, AwsError> {
 fn list_shards(app: &App, call: &ListShards) -> Result<Value, AwsError> {
     // A token stands for the stream and the place in its list; AWS refuses it beside a name, we need neither.
     if call.next_token.is_none() {
-        check_stream(app, call.stream_name.as_deref(), call.stream_arn.as_deref())?;
+        check_stream(app.stream_name(), call.stream_name.as_deref(), call.stream_arn.as_deref())?;
     }
     let max = call.max_results.unwrap_or(SHARDS_LISTED);
     if !(1..=10_000).contains(&max) {

@@ -21,6 +21,8 @@ mod admin;
 pub mod answers;
 pub mod app;
 mod events;
+#[doc(hidden)]
+pub mod fuzzing;
 mod kinesis;
 mod metrics;
 mod observe;

@@ -191,8 +191,12 @@ impl<R: Read> HistoryFileReader<R> {
     }
 
     fn take_vec(&mut self, length: usize) -> Result<Vec<u8>, HistoryFileError> {
-        let mut bytes = vec![0; length];
-        self.input.read_exact(&mut bytes).map_err(|e| self.reading(e))?;
+        // Grows with what is there, not with what a damaged length claims.
+        let mut bytes = Vec::new();
+        let read = self.input.by_ref().take(length as u64).read_to_end(&mut bytes);
+        if read.map_err(|e| self.reading(e))? < length {
+            return Err(self.corrupt("truncated"));
+        }
         self.hash.update(&bytes);
         Ok(bytes)
     }

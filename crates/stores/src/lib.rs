@@ -14,4 +14,7 @@ pub mod vectors;
 
 mod kind;
 
+#[doc(hidden)]
+pub mod fuzzing;
+
 pub use kind::ErrorKind;

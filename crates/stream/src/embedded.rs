@@ -110,7 +110,7 @@ pub fn log_number(position: Position) -> Result<u64, PortError> {
 }
 
 /// A checkpoint of the log is its number; one of another source, or of a shard's end, is text.
-fn encode(checkpoint: Checkpoint) -> Vec<u8> {
+pub(crate) fn encode(checkpoint: Checkpoint) -> Vec<u8> {
     match checkpoint {
         Checkpoint::After(position) => match log_number(position) {
             Ok(number) => number.to_le_bytes().to_vec(),
@@ -124,7 +124,7 @@ fn encode(checkpoint: Checkpoint) -> Vec<u8> {
 const AFTER: &str = "AFTER ";
 const SHARD_END: &str = "SHARD_END ";
 
-fn decode(bytes: &[u8]) -> Result<Checkpoint, StateError> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<Checkpoint, StateError> {
     if let Ok(number) = bytes.try_into() {
         return Ok(Checkpoint::After(Position::whole(SequenceNumber::from(u64::from_le_bytes(number)))));
     }

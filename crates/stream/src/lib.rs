@@ -51,6 +51,8 @@ pub mod tree;
 pub mod worker;
 
 #[doc(hidden)]
+pub mod fuzzing;
+#[doc(hidden)]
 pub mod testing;
 
 pub use clock::Clock;

@@ -323,9 +323,10 @@ pub fn decompress(name: &str, bytes: &[u8], limit: u64) -> Result<Vec<u8>, Objec
     }
     let mut lines = Vec::new();
     let result = if bytes.starts_with(&[0x1f, 0x8b]) {
-        flate2::read::MultiGzDecoder::new(bytes).take(limit + 1).read_to_end(&mut lines)
+        flate2::read::MultiGzDecoder::new(bytes).take(limit.saturating_add(1)).read_to_end(&mut lines)
     } else {
-        zstd::stream::read::Decoder::new(bytes).and_then(|decoder| decoder.take(limit + 1).read_to_end(&mut lines))
+        zstd::stream::read::Decoder::new(bytes)
+            .and_then(|decoder| decoder.take(limit.saturating_add(1)).read_to_end(&mut lines))
     };
     result.map_err(|e| corrupt(e.to_string()))?;
     if lines.len() as u64 > limit {

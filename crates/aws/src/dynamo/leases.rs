@@ -14,7 +14,7 @@ use super::api::{Condition, DynamoApi, DynamoError, Item, Table, Update, Value};
 use crate::backoff::Patience;
 use crate::kinesis::lease::{Lease, LeaseCheckpoint, LeaseTable};
 
-const KEY: &str = "leaseKey";
+pub(super) const KEY: &str = "leaseKey";
 const OWNER: &str = "leaseOwner";
 const COUNTER: &str = "leaseCounter";
 const CHECKPOINT: &str = "checkpoint";
@@ -93,7 +93,7 @@ impl LeaseTable for DynamoLeases {
     }
 }
 
-fn update_of(lease: &Lease, condition: Condition) -> Update {
+pub(super) fn update_of(lease: &Lease, condition: Condition) -> Update {
     let (checkpoint, sub) = lease.checkpoint.attributes();
     let mut set = vec![
         (COUNTER, Value::number(lease.counter)),
@@ -120,7 +120,7 @@ fn update_of(lease: &Lease, condition: Condition) -> Update {
     Update { key: Value::S(lease.key.to_string()), set, remove, condition }
 }
 
-fn lease_of(item: &Item) -> Result<Lease, PortError> {
+pub(super) fn lease_of(item: &Item) -> Result<Lease, PortError> {
     let name = item.get(KEY).and_then(Value::as_text).unwrap_or("a lease without key");
     let unsound = |attribute: &str| PortError {
         kind: ErrorKind::Corrupt,

@@ -41,13 +41,13 @@ fn sent_key(receiver: &HistoryKey) -> Value {
     Value::B([b"n", &receiver.to_bytes()[..]].concat())
 }
 
-fn waiting(notice: &Notice, condition: Condition) -> Put {
+pub(super) fn waiting(notice: &Notice, condition: Condition) -> Put {
     let body = Value::B(notice.to_entry().body);
     Put { item: Item::from([(item::KEY.to_owned(), key(notice.id)), (NOTICE.to_owned(), body)]), condition }
 }
 
 /// Reads an item of the outbox; `None` of a finished one.
-fn read(item: &Item) -> Result<Option<Notice>, PortError> {
+pub(super) fn read(item: &Item) -> Result<Option<Notice>, PortError> {
     let Some(body) = item.get(NOTICE) else { return Ok(None) };
     let id = item.get(item::KEY).and_then(Value::as_bytes).and_then(|id| id.try_into().ok()).map(u128::from_be_bytes);
     let id = id.ok_or_else(|| corrupt(0))?;

@@ -1,13 +1,14 @@
 //! JSON events.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 use serde_json::value::RawValue;
 
 use crate::event::{Event, Fields, TimeField, ValueField};
-use crate::rejection::{Rejection, RejectionCode};
+use crate::rejection::{Rejection, RejectionCode, excerpt};
 use crate::settings::EventTypes;
 use crate::wire::time::number_ms;
 
@@ -136,7 +137,17 @@ fn parse(bytes: &[u8]) -> Result<Wire<'_>, Rejection> {
         return Err(Rejection::new(RejectionCode::Unparsable, "not a JSON object"));
     }
     serde_json::from_str(text)
-        .map_err(|e| Rejection::new(RejectionCode::Unparsable, format!("not an event in JSON: {e}")))
+        .map_err(|e| Rejection::new(RejectionCode::Unparsable, format!("not an event in JSON: {}", problem(&e))))
+}
+
+/// What is wrong, without quoting a whole text that is where it should not be.
+fn problem(error: &serde_json::Error) -> String {
+    const PROBLEM_BYTES_MAX: usize = 256;
+    let text = error.to_string();
+    if text.len() <= PROBLEM_BYTES_MAX {
+        return text;
+    }
+    format!("{}… at line {} column {}", excerpt(&text), error.line(), error.column())
 }
 
 /// Decodes one stream record: an event, or a `PutEvents` envelope whose events each pass or fail on their own.
@@ -190,18 +201,30 @@ pub fn split_envelope(bytes: &[u8]) -> Result<Vec<Vec<u8>>, Rejection> {
     let (user, session) = (wire.user.into_id(), wire.session.into_id());
     Ok(list
         .into_iter()
-        .map(|raw| match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(raw.get()) {
-            Ok(mut event) => {
-                for (name, id) in [("userId", &user), ("sessionId", &session)] {
-                    if let Some(id) = id {
-                        event.entry(name).or_insert_with(|| id.as_ref().into());
-                    }
-                }
-                serde_json::to_vec(&event).expect("a map of JSON values serialises")
-            }
-            Err(_) => raw.get().as_bytes().to_vec(),
+        .map(|raw| {
+            with_owner(raw, user.as_deref(), session.as_deref()).unwrap_or_else(|| raw.get().as_bytes().to_vec())
         })
         .collect())
+}
+
+/// An event of an envelope as one of its own: with the envelope's user and session where it names none itself, and
+/// without an envelope of its own, which [`decode_record`] passes over too. `None` if it is no event.
+fn with_owner(raw: &RawValue, user: Option<&str>, session: Option<&str>) -> Option<Vec<u8>> {
+    let inner = parse(raw.get().as_bytes()).ok()?;
+    // Values stay as they are written: any number, any depth.
+    let mut event: BTreeMap<String, Box<RawValue>> = serde_json::from_str(raw.get()).ok()?;
+    event.remove("eventList");
+    let owners = [(["userId", "USER_ID"], inner.user, user), (["sessionId", "SESSION_ID"], inner.session, session)];
+    for (names, own, outer) in owners {
+        if let (Scalar::Absent, Some(outer)) = (own, outer) {
+            // A `null` under either name is no id, and two names for one field are not an event.
+            for name in names {
+                event.remove(name);
+            }
+            event.insert(names[0].to_owned(), serde_json::value::to_raw_value(outer).ok()?);
+        }
+    }
+    serde_json::to_vec(&event).ok()
 }
 
 /// Writes an event as producers do; reading it back gives the same event.

@@ -19,7 +19,7 @@
 
 mod cache;
 mod error;
-mod records;
+pub(crate) mod records;
 #[cfg(test)]
 mod tests;
 

@@ -88,7 +88,7 @@ pub struct Pointer {
     pub previous: Option<Version>,
 }
 
-pub(super) fn to_json(record: &impl Serialize) -> Vec<u8> {
+pub(crate) fn to_json(record: &impl Serialize) -> Vec<u8> {
     let mut bytes = serde_json::to_vec_pretty(record).expect("records have string keys and no failing serializers");
     bytes.push(b'\n');
     bytes
@@ -101,7 +101,7 @@ pub(super) fn pointer_number(name: &str) -> Option<u64> {
     if well_formed { digits.parse().ok() } else { None }
 }
 
-pub(super) fn parse_pointer(number: u64, bytes: &[u8]) -> Result<Pointer, String> {
+pub(crate) fn parse_pointer(number: u64, bytes: &[u8]) -> Result<Pointer, String> {
     check_format(bytes)?;
     let pointer: Pointer = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     if pointer.number != number {
@@ -111,7 +111,7 @@ pub(super) fn parse_pointer(number: u64, bytes: &[u8]) -> Result<Pointer, String
     Ok(pointer)
 }
 
-pub(super) fn parse_manifest(version: &Version, bytes: &[u8]) -> Result<Manifest, String> {
+pub(crate) fn parse_manifest(version: &Version, bytes: &[u8]) -> Result<Manifest, String> {
     check_format(bytes)?;
     let manifest: Manifest = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     if manifest.version != *version {

@@ -41,14 +41,12 @@ impl<W: Write> Summing<W> {
 
 impl<R: Read> Summing<R> {
     fn take(&mut self, length: usize) -> Result<Vec<u8>, StateError> {
-        let mut bytes = vec![0; length];
-        self.inner.read_exact(&mut bytes).map_err(|source| {
-            if source.kind() == io::ErrorKind::UnexpectedEof {
-                StateError::Corrupt { what: "the backup is truncated".to_owned() }
-            } else {
-                failed("reading", source)
-            }
-        })?;
+        // Grows with what is there, not with what a damaged length claims.
+        let mut bytes = Vec::new();
+        let read = self.inner.by_ref().take(length as u64).read_to_end(&mut bytes);
+        if read.map_err(|source| failed("reading", source))? < length {
+            return Err(StateError::Corrupt { what: "the backup is truncated".to_owned() });
+        }
         self.hash.update(&bytes);
         self.bytes += length as u64;
         Ok(bytes)
@@ -135,9 +133,9 @@ fn put_entry(out: &mut Summing<impl Write>, keyspace: u8, key: &[u8], value: &[u
     out.put(value)
 }
 
-type EachEntry<'a> = dyn FnMut(u8, Vec<u8>, Vec<u8>) -> Result<(), StateError> + 'a;
+pub(crate) type EachEntry<'a> = dyn FnMut(u8, Vec<u8>, Vec<u8>) -> Result<(), StateError> + 'a;
 
-fn read_backup(input: impl Read, each: &mut EachEntry<'_>) -> Result<BackupSummary, StateError> {
+pub(crate) fn read_backup(input: impl Read, each: &mut EachEntry<'_>) -> Result<BackupSummary, StateError> {
     let corrupt = |what: &str| StateError::Corrupt { what: format!("the backup: {what}") };
     let mut input = Summing { inner: input, hash: Xxh3::new(), bytes: 0 };
     if input.take(8)? != MAGIC {

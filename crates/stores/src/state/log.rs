@@ -273,7 +273,7 @@ pub(super) fn sequence_of(key: &[u8]) -> Result<u64, StateError> {
         .ok_or_else(|| StateError::Corrupt { what: "a log key's length".to_owned() })
 }
 
-fn encode(record: &NewRecord<'_>) -> Vec<u8> {
+pub(crate) fn encode(record: &NewRecord<'_>) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEAD_BYTES + record.partition_key.len() + record.data.len());
     bytes.extend_from_slice(&record.arrival_ms.to_le_bytes());
     bytes.push(0);
@@ -283,13 +283,13 @@ fn encode(record: &NewRecord<'_>) -> Vec<u8> {
     bytes
 }
 
-fn encode_erased(arrival_ms: i64) -> Vec<u8> {
+pub(crate) fn encode_erased(arrival_ms: i64) -> Vec<u8> {
     let mut bytes = arrival_ms.to_le_bytes().to_vec();
     bytes.extend_from_slice(&[FLAG_ERASED, 0, 0]);
     bytes
 }
 
-fn decode(sequence: u64, value: &[u8]) -> Result<LogRecord, StateError> {
+pub(crate) fn decode(sequence: u64, value: &[u8]) -> Result<LogRecord, StateError> {
     let corrupt = || StateError::Corrupt { what: format!("log record {sequence}") };
     let (head, rest) = value.split_at_checked(HEAD_BYTES).ok_or_else(corrupt)?;
     let arrival_ms = i64::from_le_bytes(head[..8].try_into().expect("eight bytes"));

@@ -189,7 +189,7 @@ fn time(bytes: &[u8]) -> Result<i64, StateError> {
     Ok((u64::from_be_bytes(bytes) ^ (1 << 63)) as i64)
 }
 
-fn due_key((due_ms, id): Place) -> Vec<u8> {
+pub(crate) fn due_key((due_ms, id): Place) -> Vec<u8> {
     [&[DUE][..], &ordered(due_ms), &id.to_be_bytes()].concat()
 }
 
@@ -216,7 +216,7 @@ fn place(key: &[u8]) -> Result<Place, StateError> {
     }
 }
 
-fn encode(entry: &Entry) -> Vec<u8> {
+pub(crate) fn encode(entry: &Entry) -> Vec<u8> {
     let owner = entry.owner.to_bytes();
     let mut bytes = Vec::with_capacity(11 + owner.len() + entry.body.len());
     bytes.push(VERSION);
@@ -227,7 +227,7 @@ fn encode(entry: &Entry) -> Vec<u8> {
     bytes
 }
 
-fn decode(key: &[u8], value: &[u8]) -> Result<Entry, StateError> {
+pub(crate) fn decode(key: &[u8], value: &[u8]) -> Result<Entry, StateError> {
     let (due_ms, id) = place(key)?;
     let read = || {
         let (version, rest) = value.split_first()?;

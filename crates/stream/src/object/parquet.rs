@@ -35,6 +35,9 @@ const TRAILER_KEY: &str = "anabranch.trailer";
 /// Length of the footer, then the magic.
 const END_BYTES: usize = 8;
 
+/// No line is shorter: the names of its fields alone are longer.
+const LINE_BYTES_MIN: u64 = 128;
+
 /// Columns in the order of the JSON's fields.
 const SCHEMA: &str = "message recommendation {
     required binary recommendationId (STRING);
@@ -220,7 +223,8 @@ pub(super) fn lines(bytes: &[u8], limit: u64) -> Result<Vec<u8>, String> {
 
 fn read_rows(group: &dyn RowGroupReader, limit: u64) -> Result<Vec<Recommendation<'static>>, ParquetError> {
     let bad = |what: &str| ParquetError::General(what.to_owned());
-    let count = usize::try_from(group.metadata().num_rows()).ok().filter(|&count| count as u64 <= limit);
+    let rows_max = limit / LINE_BYTES_MIN;
+    let count = usize::try_from(group.metadata().num_rows()).ok().filter(|&count| count as u64 <= rows_max);
     let count = count.ok_or_else(|| bad("an impossible number of rows"))?;
     let short = || bad("a column has too few values");
     let mut texts: Vec<std::vec::IntoIter<Option<ByteArray>>> = Vec::new();
@@ -238,7 +242,7 @@ fn read_rows(group: &dyn RowGroupReader, limit: u64) -> Result<Vec<Recommendatio
     let mut items = ids.into_iter().zip(scores);
     let mut places = present.into_iter().zip(repeated).peekable();
 
-    let mut rows = Vec::with_capacity(count);
+    let mut rows = Vec::new(); // the count is the file's claim
     for _ in 0..count {
         let mut text = |column: usize| -> Result<Option<String>, ParquetError> {
             let cell = texts[column].next().ok_or_else(short)?;

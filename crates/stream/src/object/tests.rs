@@ -78,7 +78,13 @@ fn parquet_holds_the_same_lines_and_the_trailer() {
         let tail = bytes.len().saturating_sub(tail_bytes("x.parquet") as usize);
         assert_eq!(decode_trailer("x.parquet", &bytes[tail..]).unwrap(), trailer(lines));
     }
-    let many = lines.repeat(3_000);
+    // Ids that compress badly.
+    let many: Vec<u8> = (0..3_000_u128)
+        .flat_map(|i| String::from_utf8(lines.clone()).unwrap().replace(
+            "0a0a94e5b2a7db402af2675c1e2e6afe",
+            &format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&i.to_le_bytes())),
+        ).into_bytes())
+        .collect();
     let bytes = encode(&many, &trailer(&many), PARQUET[0]).unwrap();
     assert!(bytes.len() > parquet::TAIL_BYTES, "the test needs more than a tail");
     assert_eq!(decode("x.parquet", &bytes).unwrap(), (trailer(&many), many.clone()));
@@ -183,5 +189,16 @@ proptest! {
             // A flipped byte in an unchecked place (padding, an informational number) leaves the lines right.
             prop_assert_eq!(read.digest, digest(&read_lines));
         }
+    }
+}
+
+/// Found by fuzzing: the limit after the last byte overflowed.
+#[test]
+fn a_trailer_that_claims_every_byte_there_is_does_not_overflow() {
+    for compression in [Compression::Zstd, Compression::Gzip] {
+        let claims = Trailer { bytes: u64::MAX, ..trailer(b"{}\n") };
+        let bytes = encode(b"{}\n", &claims, compression).unwrap();
+        assert!(matches!(decode("x", &bytes), Err(ObjectError::Corrupt { .. })));
+        assert_eq!(decompress("x", &bytes, u64::MAX).unwrap(), b"{}\n");
     }
 }

@@ -54,6 +54,43 @@ fn envelopes_hand_down_user_and_session() {
     assert_eq!(partition_key(&split[1]).as_deref(), Some("w"));
 }
 
+/// Found by fuzzing: the door and the stream saw other events in the same envelope.
+#[test]
+fn an_envelope_taken_apart_holds_the_events_that_it_holds_whole() {
+    let types = EventSettings::default().compile().unwrap();
+    let good = |text: &[u8]| {
+        let mut events = Vec::new();
+        decode_record(text, &types, NOW, |event| events.extend(event.map(Event::into_owned)));
+        events
+    };
+    let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    for inner in [
+        r#"{"userId":null,"itemId":"i","sentAt":1699999999}"#,
+        r#"{"USER_ID":"w","itemId":"i","sentAt":1699999999}"#,
+        r#"{"USER_ID":null,"SESSION_ID":null,"itemId":"i","sentAt":1699999999}"#,
+        r#"{"itemId":"i","sentAt":1699999999,"eventList":[{"userId":"x","itemId":"j","sentAt":1699999999}]}"#,
+        &format!(r#"{{"itemId":"i","sentAt":1699999999,"properties":{deep}}}"#),
+    ] {
+        let envelope = format!(r#"{{"userId":"u","sessionId":"s","eventList":[{inner}]}}"#);
+        let whole = good(envelope.as_bytes());
+        assert_eq!(whole.len(), 1, "{inner}");
+        let parts = split_envelope(envelope.as_bytes()).unwrap();
+        assert_eq!(parts.iter().flat_map(|part| good(part)).collect::<Vec<_>>(), whole, "{inner}");
+    }
+    let twice = br#"{"userId":"u","eventList":[{"itemId":"i","itemId":"j","sentAt":1699999999}]}"#;
+    assert!(good(twice).is_empty() && good(&split_envelope(twice).unwrap()[0]).is_empty());
+}
+
+/// A dead letter holds the record itself; its detail must not hold it again.
+#[test]
+fn a_refusal_quotes_no_whole_text() {
+    let text = format!(r#"{{"userId":"u","eventList":"{}"}}"#, "é".repeat(100_000));
+    let rejections: Vec<Rejection> = decode(&text).into_iter().filter_map(Result::err).collect();
+    assert_eq!(rejections.len(), 1);
+    assert!(rejections[0].detail.len() < 300, "{} bytes", rejections[0].detail.len());
+    assert!(rejections[0].detail.contains("at line 1 column"), "{}", rejections[0].detail);
+}
+
 #[test]
 fn bad_events_say_why() {
     for (text, expected) in [
