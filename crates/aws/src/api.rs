@@ -85,6 +85,8 @@ impl ApiErrorKind {
             | "KMSInvalidStateException"
             | "KMSNotFoundException"
             | "KMSOptInRequired" => Self::Denied,
+            // Of a record inside a 200, which has no status of its own.
+            "InvalidArgumentException" | "ValidationException" | "InvalidKMSResourceException" => Self::FixInput,
             _ => match status {
                 Some(429) => Self::Throttled,
                 Some(401 | 403) => Self::Denied,
@@ -348,6 +350,7 @@ mod tests {
             (Some("AccessDeniedException"), Some(400), ApiErrorKind::Denied, ErrorKind::FixInput),
             (Some("KMSThrottlingException"), Some(400), ApiErrorKind::Throttled, ErrorKind::Retry),
             (Some("InvalidArgumentException"), Some(400), ApiErrorKind::FixInput, ErrorKind::FixInput),
+            (Some("InvalidArgumentException"), None, ApiErrorKind::FixInput, ErrorKind::FixInput),
             (Some("InternalFailure"), Some(500), ApiErrorKind::Retry, ErrorKind::Retry),
             (Some("SomethingNew"), Some(503), ApiErrorKind::Retry, ErrorKind::Retry),
             // SNS's words.

@@ -15,7 +15,16 @@ use super::*;
 /// Trains, publishes and promotes a model of `items` items; its version.
 fn promote(registry: &ModelRegistry, folder: &Path, items: u32, events: &EventSettings) -> String {
     let index = ItemIndex::new((0..items).map(|i| format!("i{i}")).collect()).unwrap();
-    let rows: Vec<Vec<(u32, f32)>> = (0..items).map(|user| [user, (user + 1) % items].into_iter().collect::<BTreeSet<_>>().into_iter().map(|item| (item, 1.0)).collect()).collect();
+    let rows: Vec<Vec<(u32, f32)>> = (0..items)
+        .map(|user| {
+            [user, (user + 1) % items]
+                .into_iter()
+                .collect::<BTreeSet<_>>()
+                .into_iter()
+                .map(|item| (item, 1.0))
+                .collect()
+        })
+        .collect();
     let rows = Interactions::from_rows(items as usize, rows).unwrap();
     let ials = IalsSettings { dim: 8, iterations: 1, ..IalsSettings::default() };
     let settings = LearnSettings { ials, ..LearnSettings::default() };

@@ -90,7 +90,9 @@ impl Coordinator {
     pub fn release(&mut self, now_us: u64) -> Result<(), PortError> {
         let mut states = plan(&self.shards, &self.checkpoints);
         // Nothing is to be read here any more.
-        states.iter_mut().for_each(|state| state.status = ShardStatus::Drained);
+        for state in &mut states {
+            state.status = ShardStatus::Drained;
+        }
         self.taker.run(&*self.leases, &states, now_us).map(|_| ())
     }
 }

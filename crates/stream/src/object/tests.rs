@@ -80,10 +80,15 @@ fn parquet_holds_the_same_lines_and_the_trailer() {
     }
     // Ids that compress badly.
     let many: Vec<u8> = (0..3_000_u128)
-        .flat_map(|i| String::from_utf8(lines.clone()).unwrap().replace(
-            "0a0a94e5b2a7db402af2675c1e2e6afe",
-            &format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&i.to_le_bytes())),
-        ).into_bytes())
+        .flat_map(|i| {
+            String::from_utf8(lines.clone())
+                .unwrap()
+                .replace(
+                    "0a0a94e5b2a7db402af2675c1e2e6afe",
+                    &format!("{:032x}", xxhash_rust::xxh3::xxh3_128(&i.to_le_bytes())),
+                )
+                .into_bytes()
+        })
         .collect();
     let bytes = encode(&many, &trailer(&many), PARQUET[0]).unwrap();
     assert!(bytes.len() > parquet::TAIL_BYTES, "the test needs more than a tail");
