@@ -53,7 +53,7 @@ pub(crate) enum Holder {
     /// A running stream.
     Running(Remote),
     /// Histories lie in a table, whoever runs.
-    Table(Table),
+    Table(Box<Table>),
     /// There is no state yet.
     Nobody,
 }
@@ -82,7 +82,7 @@ pub(crate) struct Remote {
 pub(crate) fn holder(context: &Context) -> Result<Holder, Failure> {
     if is_kinesis(context) {
         let account = Account::connect(context)?;
-        return Ok(Holder::Table(Table { state: account.state(context)?, _account: account }));
+        return Ok(Holder::Table(Box::new(Table { state: account.state(context)?, _account: account })));
     }
     let folder = context.state_folder();
     if !State::exists(&folder) {

@@ -109,7 +109,9 @@ impl World {
             if number.is_multiple_of(3) {
                 let mut aggregate = Aggregator::new(&key);
                 let parts = [event(0), event(1)];
-                parts.iter().for_each(|part| aggregate.push(part.as_bytes()));
+                for part in parts {
+                    aggregate.push(part.as_bytes());
+                }
                 self.kinesis.put("an aggregate", &aggregate.finish());
             } else {
                 self.kinesis.put(&key, event(0).as_bytes());
@@ -122,7 +124,7 @@ impl World {
         let put = self.events.load(Ordering::SeqCst);
         (0..put)
             .flat_map(|number| {
-                (0..1 + u64::from(number.is_multiple_of(3))).map(move |part| (format!("e{number}.{part}"), 1))
+                (0..=u64::from(number.is_multiple_of(3))).map(move |part| (format!("e{number}.{part}"), 1))
             })
             .collect()
     }
