@@ -5,6 +5,7 @@ A document that names a test is a promise; a renamed test would break it silentl
 
 - docs/traps.md: every trap has its row, and every test and file that a row names exists;
 - docs/architecture.md, "Where does a change go?": every path in backticks exists;
+- docs/operations.md: every Prometheus metric that a symptom names is in its table of metrics;
 - every Markdown file: relative links, and the headings that they point to, exist.
 
 Not checked: whether the test holds what the row says. Standard library only.
@@ -18,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TRAPS = ROOT / "docs" / "traps.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
+OPERATIONS = ROOT / "docs" / "operations.md"
 # The first cells of the rows of docs/traps.md: the checklist's numbers, then what was seen in peers.
 TRAP_NAMES = [*map(str, range(1, 28)), "a", "b", "c"]
 # What stands in place of a test.
@@ -107,6 +109,14 @@ def check_architecture() -> list[str]:
     return [f"{relative(ARCHITECTURE)}: there is no {path}" for row in rows(section[1]) for path in missing_paths(row[-1])]
 
 
+def check_metrics() -> list[str]:
+    """The table itself is held by a test of the server."""
+    symptoms, _, table = OPERATIONS.read_text().partition("\n## Metrics\n")
+    known = set(re.findall(r"`([a-z_]+)(?:\{[a-z]+\})?`", table))
+    named = set(re.findall(r"`anabranch_([a-z_]+)", symptoms))
+    return [f"{relative(OPERATIONS)}: there is no metric anabranch_{name}" for name in sorted(named - known)]
+
+
 def documents() -> list[Path]:
     found = []
     for folder, folders, files in os.walk(ROOT):
@@ -158,7 +168,7 @@ def check_links(files: list[Path]) -> list[str]:
 def main() -> int:
     files = documents()
     breaches, tests = check_traps()
-    breaches += check_architecture() + check_links(files)
+    breaches += check_architecture() + check_metrics() + check_links(files)
     for breach in breaches:
         print(breach, file=sys.stderr)
     print(f"documents: {len(files)} files, {tests} tests named, {len(breaches)} breaches")

@@ -237,3 +237,45 @@ def home(made_home, tmp_path):
     home = Home(path)
     yield home
     home.end()
+
+
+def start_server(command, url, log, env):
+    """Starts another project's server and waits until it answers, whatever it answers."""
+    with log.open("wb") as out:
+        server = subprocess.Popen(command, cwd=log.parent, env=env, stdout=out, stderr=subprocess.STDOUT)
+
+    def answers():
+        if server.poll() is not None:
+            pytest.fail(f"{command[0]} ended with {server.returncode}:\n{log.read_text(errors='replace')[-4000:]}")
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+        except urllib.error.HTTPError:
+            return True
+        except OSError:
+            return False
+        return True
+
+    try:
+        wait_until(f"{command[0]} answers", answers, START_SECONDS)
+    except BaseException:
+        server.kill()
+        raise
+    return server
+
+
+@pytest.fixture
+def ministack(tmp_path):
+    """The address of Kinesis, Firehose, Lambda, DynamoDB and S3 in one process."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    settings = environment(
+        BIND_HOST="127.0.0.1", MINISTACK_HOST="127.0.0.1", GATEWAY_PORT=str(port), IOT_MTLS_ENABLED="0",
+        SFTP_ENABLED="0", LAMBDA_EXECUTOR="local", AWS_ENDPOINT_URL=url,
+    )
+    log = tmp_path / "ministack.log"
+    command = [str(Path(sys.executable).with_name("ministack"))]
+    server = start_server(command, f"{url}/_ministack/health", log, settings)
+    yield url
+    server.terminate()
+    server.wait(timeout=30)
+    print(log.read_text(errors="replace")[-4000:])  # pytest shows it with a failure

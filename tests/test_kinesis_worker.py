@@ -8,29 +8,27 @@ import asyncio
 import json
 import os
 import secrets
-import shutil
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from pathlib import Path
+from unittest.mock import patch
 
 import boto3
+import duckdb
 import pyarrow.parquet as pq
 import pytest
 import xxhash
 from botocore.config import Config
 
-from conftest import ROOT, START_SECONDS, Home, decompress, environment, free_port, wait_until
+from conftest import Home, decompress, environment, free_port, start_server, wait_until
 from journeys import anabranch, run
 
 KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
 TRAILER_BYTES = 1024
 USERS = 25
-# What `npm ci` installs (see the Makefile).
-KINESALITE = Path(os.environ.get("ANABRANCH_KINESALITE", ROOT / ".venv" / "node" / "node_modules" / "kinesalite" / "cli.js"))
+KINESALITE = Path(sys.prefix) / "node_modules" / "kinesalite"  # what `npm ci` installs, see the Makefile
 
 
 class Cloud:
@@ -138,44 +136,6 @@ def read_parquet(data):
     return trailer, lists
 
 
-def start_server(command, url, tmp_path, env=None):
-    log = (tmp_path / f"{Path(command[-1]).name}-{secrets.token_hex(2)}.log").open("wb")
-    server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment(**(env or {})), cwd=tmp_path)
-
-    def answers():
-        assert server.poll() is None, f"{command} ended with {server.returncode}"
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return True
-        except urllib.error.HTTPError:
-            return True  # it answers
-        except OSError:
-            return False
-
-    try:
-        wait_until(f"{command[0]} answers", answers, START_SECONDS)
-    except BaseException:
-        server.kill()
-        raise
-    return server
-
-
-@pytest.fixture
-def ministack(tmp_path):
-    port = free_port()
-    command = shutil.which("ministack", path=str(Path(sys.executable).parent)) or shutil.which("ministack")
-    assert command, "ministack is not installed; tests/requirements.txt names it"
-    env = {
-        "BIND_HOST": "127.0.0.1", "MINISTACK_HOST": "127.0.0.1", "GATEWAY_PORT": str(port),
-        "IOT_MTLS_ENABLED": "0", "SFTP_ENABLED": "0",
-    }
-    url = f"http://127.0.0.1:{port}"
-    server = start_server([command], f"{url}/_ministack/health", tmp_path, env)
-    yield url
-    server.kill()
-    server.wait()
-
-
 @pytest.fixture
 def workers(made_home, tmp_path):
     """Makes homes of workers, all with the demo's lake and model."""
@@ -239,8 +199,8 @@ def put_by_async_producer(cloud, events):
                 await producer.put(json.dumps(value))
             await producer.flush()
 
-    os.environ.update(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test")
-    asyncio.run(put())
+    with patch.dict(os.environ, AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test"):
+        asyncio.run(put())
 
 
 def test_real_producers_two_workers_and_sigkill(ministack, workers):
@@ -304,7 +264,6 @@ def test_real_producers_two_workers_and_sigkill(ministack, workers):
 
 
 def test_parquet_objects_are_plain_tables(ministack, workers):
-    duckdb = pytest.importorskip("duckdb")
     make, lake = workers
     cloud = Cloud(ministack, ministack, shards=1)
     settings = {**cloud.settings(lake), "ANABRANCH__STREAM__FORMAT": "parquet"}
@@ -344,13 +303,14 @@ def test_parquet_objects_are_plain_tables(ministack, workers):
 
 
 def test_splits_and_merges_of_a_running_stream(ministack, workers, tmp_path):
-    node = shutil.which("node")
-    if not node or not KINESALITE.is_file():
-        pytest.skip("node or kinesalite is not there (`make test` installs it with npm)")
+    node = Path(sys.executable).with_name("node")
+    assert node.exists() and KINESALITE.is_dir(), "node or kinesalite is not there: `make test` installs them"
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    quick = ["--createStreamMs", "10", "--deleteStreamMs", "10", "--updateStreamMs", "10", "--shardLimit", "50"]
-    server = start_server([node, str(KINESALITE), *quick, "--port", str(port)], url, tmp_path)
+    options = {"createStreamMs": 10, "deleteStreamMs": 10, "updateStreamMs": 10, "shardLimit": 50}
+    # Its own command listens on every interface.
+    program = f"require({json.dumps(str(KINESALITE))})({json.dumps(options)}).listen({port}, '127.0.0.1')"
+    server = start_server([str(node), "-e", program], url, tmp_path / "kinesalite.log", environment())
     try:
         reshard(Cloud(ministack, url, shards=2), workers)
     finally:

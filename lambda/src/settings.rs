@@ -76,7 +76,7 @@ impl Default for LambdaSettings {
             namespace: String::new(),
             erasure_key: String::new(),
             retention_hours: 24,
-            history_days: 90,
+            history_days: 400,
             partition: Partition::None,
             model_poll_s: 60,
             cache_folder: "/tmp/anabranch".to_owned(),

@@ -122,6 +122,13 @@ impl Account {
     /// Starts this process's workers.
     pub(crate) fn start_fleet(&self, context: &Context) -> Result<Fleet, Failure> {
         let source = &context.settings.source;
+        // Several workers would each send what lies in one outbox.
+        if !context.settings.notify.rules.is_empty() {
+            return Err(Failure::input(
+                "[notify.rules] are not served on Kinesis ([source] kind) yet, only by the stream on one machine: take them \
+                 out of the settings of this worker",
+            ));
+        }
         let worker = if source.worker.is_empty() {
             format!("anabranch-{}-{:016x}", std::process::id(), u64::from_le_bytes(chance()?))
         } else {
