@@ -211,6 +211,7 @@ def test_transform_as_firehose_processor(cloud):
 def test_transform_answers_as_firehose_asks(cloud):
     cloud.function("transform", ANABRANCH__LAMBDA__PARTITION="hour")
     _, event = next(events())
+    event["sentAt"] = 1_700_000_000_000 - 5  # an event from after its arrival would be refused
     datas = [json.dumps(event).encode(), b"no json"]
     request = {
         "invocationId": "i", "deliveryStreamArn": "a", "region": REGION,
