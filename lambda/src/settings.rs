@@ -195,7 +195,10 @@ mod tests {
         ])
         .unwrap();
         assert_eq!((settings.stream.list_length, settings.lambda.partition), (7, Partition::Hour));
-        assert_eq!((settings.namespace(), settings.retention_s(), settings.history_s()), ("clicks", 86_400, 34_560_000));
+        assert_eq!(
+            (settings.namespace(), settings.retention_s(), settings.history_s()),
+            ("clicks", 86_400, 34_560_000)
+        );
         assert_eq!(settings.erasure_key().unwrap().secret_bytes(), &[0x0a; 32]);
         assert!(!format!("{settings:?}").contains("0a0a"), "the secret stays out of logs");
         assert_eq!(load(&[("ANABRANCH__LAMBDA__NAMESPACE", "clicks-17")]).unwrap().namespace(), "clicks-17");
