@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use anabranch_kernels::{
-    Base, BaseMatrix, BlockNorms, BlockedFactors, Isa, Items, Kernels, NormalEquations, Query, Rows, Seed,
+    BaseMatrix, BlockedFactors, Isa, Items, Kernels, NormalEquations, Norms, Query, Rows, Scan, ScanBuffers,
 };
 use std::hint::black_box;
 use std::time::Instant;
@@ -50,20 +50,24 @@ fn best_of(runs: usize, mut work: impl FnMut()) -> f64 {
 fn scoring(kernels: Kernels, items: usize, dim: usize, users: usize) {
     let factors = BlockedFactors::from_rows(&values(items * dim), items, dim).unwrap();
     let user_rows = values(users * dim);
-    let base = Base::new(&values(items));
-    let norms = BlockNorms::of(factors.view());
-    // A tenth of the items start from a value of their own, as after a history of 64 with 100 neighbours each.
-    let own: Vec<(u32, f32)> = (0..items as u32).step_by(10).map(|item| (item, 0.5)).collect();
-    let seed = Seed { base: Some(&base), own: &own };
-    let queries: Vec<_> = user_rows.chunks_exact(dim).map(|user| Query { user, seed, exclude: &[], k: 20 }).collect();
+    let norms = Norms::of(factors.view());
+    // A tenth of the items start higher, as after a history of 64 with 100 neighbours each.
+    let mut starts: Vec<f32> = values(items.next_multiple_of(16));
+    starts.iter_mut().step_by(10).for_each(|start| *start += 0.5);
+    let mut buffers = ScanBuffers::default();
     let seconds = best_of(5, || {
-        black_box(
-            kernels.score_top_k(Items { factors: factors.view(), norms: &norms, scale: None }, &queries).unwrap(),
-        );
+        let items = Items { factors: factors.view(), norms: &norms, scale: None };
+        let mut scan = kernels.scan(items, &mut buffers).unwrap();
+        for batch in user_rows.chunks(dim * Scan::USERS_MAX) {
+            for user in batch.chunks_exact(dim) {
+                scan.add(Query { user, starts: &starts, k: 20 }).unwrap();
+            }
+            black_box(scan.lists());
+        }
     });
     let lists = users as f64 / seconds;
     println!(
-        "{:?} score_top_k {items} × {dim}, batch {users}: {lists:.0} lists/s, {:.1} GF/s",
+        "{:?} top 20 of {items} × {dim}, batch {users}: {lists:.0} lists/s, {:.1} GF/s",
         kernels.isa(),
         lists * 2e-9 * (items * dim) as f64
     );

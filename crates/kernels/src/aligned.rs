@@ -29,4 +29,15 @@ impl AlignedF32 {
         // SAFETY: as in `as_slice`; the exclusive borrow of self covers the storage.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.lines.len() * 16) }
     }
+
+    /// Makes it empty; the storage stays.
+    pub(crate) fn clear(&mut self) {
+        self.lines.clear();
+    }
+
+    /// Sixteen zeros more.
+    pub(crate) fn push_line(&mut self) -> &mut [f32; 16] {
+        self.lines.push(Line([0.0; 16]));
+        &mut self.lines.last_mut().expect("just pushed").0
+    }
 }

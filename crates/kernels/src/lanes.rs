@@ -19,6 +19,10 @@ pub(crate) trait Lanes: Copy {
     unsafe fn fma(self, a: Self, b: Self) -> Self;
     /// `−a × b + self`, rounded once.
     unsafe fn fnma(self, a: Self, b: Self) -> Self;
+    /// Without signs.
+    unsafe fn abs(self) -> Self;
+    /// The greater of both; self where `other` is NaN.
+    unsafe fn max_of(self, other: Self) -> Self;
     /// Bit `l` is set where lane `l` of self ≥ other; a NaN compares false.
     unsafe fn ge_mask(self, other: Self) -> u32;
 }
@@ -66,6 +70,17 @@ impl Lanes for Scalar {
         self
     }
     #[inline(always)]
+    unsafe fn abs(self) -> Self {
+        Self(self.0.map(f32::abs))
+    }
+    #[inline(always)]
+    unsafe fn max_of(mut self, other: Self) -> Self {
+        for (a, b) in self.0.iter_mut().zip(other.0) {
+            *a = if b > *a { b } else { *a };
+        }
+        self
+    }
+    #[inline(always)]
     unsafe fn ge_mask(self, other: Self) -> u32 {
         (0..16).fold(0, |mask, lane| mask | (u32::from(self.0[lane] >= other.0[lane]) << lane))
     }
@@ -80,9 +95,10 @@ mod x86 {
     //! intrinsics used are the unaligned ones.
     use super::Lanes;
     use std::arch::x86_64::{
-        __m256, __m512, _CMP_GE_OQ, _mm256_cmp_ps, _mm256_fmadd_ps, _mm256_fnmadd_ps, _mm256_loadu_ps,
-        _mm256_movemask_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps,
-        _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_storeu_ps,
+        __m256, __m512, _CMP_GE_OQ, _mm256_andnot_ps, _mm256_cmp_ps, _mm256_fmadd_ps, _mm256_fnmadd_ps,
+        _mm256_loadu_ps, _mm256_max_ps, _mm256_movemask_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_storeu_ps,
+        _mm512_abs_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_max_ps,
+        _mm512_mul_ps, _mm512_set1_ps, _mm512_storeu_ps,
     };
 
     /// Two 256-bit registers; a tile of 6 uses 12 accumulators of the 16 registers.
@@ -118,6 +134,18 @@ mod x86 {
         #[inline(always)]
         unsafe fn fnma(self, a: Self, b: Self) -> Self {
             unsafe { Self(_mm256_fnmadd_ps(a.0, b.0, self.0), _mm256_fnmadd_ps(a.1, b.1, self.1)) }
+        }
+        #[inline(always)]
+        unsafe fn abs(self) -> Self {
+            unsafe {
+                let sign = _mm256_set1_ps(-0.0);
+                Self(_mm256_andnot_ps(sign, self.0), _mm256_andnot_ps(sign, self.1))
+            }
+        }
+        #[inline(always)]
+        unsafe fn max_of(self, other: Self) -> Self {
+            // Of a NaN and a number the instruction gives its second operand.
+            unsafe { Self(_mm256_max_ps(other.0, self.0), _mm256_max_ps(other.1, self.1)) }
         }
         #[inline(always)]
         unsafe fn ge_mask(self, other: Self) -> u32 {
@@ -160,6 +188,14 @@ mod x86 {
         #[inline(always)]
         unsafe fn fnma(self, a: Self, b: Self) -> Self {
             Self(unsafe { _mm512_fnmadd_ps(a.0, b.0, self.0) })
+        }
+        #[inline(always)]
+        unsafe fn abs(self) -> Self {
+            Self(unsafe { _mm512_abs_ps(self.0) })
+        }
+        #[inline(always)]
+        unsafe fn max_of(self, other: Self) -> Self {
+            Self(unsafe { _mm512_max_ps(other.0, self.0) })
         }
         #[inline(always)]
         unsafe fn ge_mask(self, other: Self) -> u32 {

@@ -25,6 +25,7 @@ mod isa;
 mod lanes;
 mod normal;
 mod prefetch;
+mod scan;
 mod score;
 mod top_k;
 
@@ -32,13 +33,13 @@ mod top_k;
 mod tests;
 
 pub use blocked::{BlockedFactors, BlockedView, LANES, Rows, ShapeError};
-pub use bounds::{Base, BlockNorms, Scale};
+pub use bounds::{Norms, Scale};
 pub use cholesky::NotPositiveDefinite;
 pub use gramian::{GRAMIAN_ROWS_PER_BLOCK, gramian};
 pub use isa::{Isa, Kernels};
 pub use normal::{BaseMatrix, NormalEquations};
 pub use prefetch::prefetch;
-pub use score::{Items, K_MAX, Query, ScoreError, Seed, dot};
+pub use score::{Items, K_MAX, Query, Scan, ScanBuffers, ScoreError, dot};
 pub use top_k::{Scored, TopK};
 
 /// The greatest supported number of dimensions; it bounds the scratch that one thread holds (1024² × 4 bytes).

@@ -61,7 +61,7 @@ impl Recommender {
         let factors = self.snapshot.item_factors();
         let (mut user, mut target) = (vec![0.0; dim], vec![0.0; dim]);
         factors.copy_row(item as usize, &mut target);
-        self.scaled_factors(scratch, row, &mut user)?;
+        self.scaled_factors(&mut scratch.system, row, &mut user)?;
         let trend = self.snapshot.trend()[item as usize];
         let score = trend * dot(seed, &user, &target) + 0.0; // as a list's score, never −0.0
         let weight = self.blend().factors;
@@ -100,7 +100,7 @@ impl Recommender {
             parts.push(Part { kind, history_item, contribution: f64::from(value) });
         };
         let blend = self.blend();
-        let popular = self.popular.values()[item as usize];
+        let popular = self.popular[item as usize];
         add(PartKind::Popularity, None, if row.is_empty() { popular } else { blend.popularity * popular });
         if !row.is_empty() {
             let shares = Shares::of(row, blend);

@@ -13,7 +13,6 @@
 
 mod blend;
 mod explain;
-mod sums;
 
 #[cfg(test)]
 mod tests;
@@ -24,14 +23,11 @@ pub use explain::{Explanation, Part, PartKind};
 use crate::ials::FoldInError;
 use crate::interactions::{RowFault, check_row};
 use crate::snapshot::Snapshot;
-use anabranch_kernels::{self as kernels, Base, BlockNorms, K_MAX, Kernels, NormalEquations, Rows, Scale, Scored};
+use anabranch_kernels::{
+    self as kernels, K_MAX, Kernels, NormalEquations, Norms, Rows, Scale, Scan, ScanBuffers, Scored,
+};
 use rayon::prelude::*;
-use std::ops::Range;
 use std::sync::Arc;
-use sums::Sums;
-
-/// Users scored together: whole register tiles of 6 or 12, whose own seeds, some thousand pairs each, stay in a few MiB.
-const USERS_PER_BATCH: usize = 96;
 
 /// Items of a row whose neighbours are asked for ahead of their turn.
 const NEIGHBOURS_AHEAD: usize = 4;
@@ -41,7 +37,7 @@ const NEIGHBOURS_AHEAD: usize = 4;
 pub struct Query<'a> {
     /// The user's items with their weights, items ascending, weights positive and finite.
     pub row: &'a [(u32, f32)],
-    /// Items that must not appear, ascending.
+    /// Items that must not appear, in any order.
     pub exclude: &'a [u32],
     /// Length of the list, at most [`K_MAX`].
     pub k: usize,
@@ -67,9 +63,6 @@ pub enum RecommendError {
         /// The weight found.
         weight: f32,
     },
-    /// The exclusions are not in ascending order.
-    #[error("exclusions must be sorted ascending")]
-    Exclude,
     /// The list would be too long.
     #[error("{k} items asked for, at most {K_MAX} are given")]
     TooMany {
@@ -93,10 +86,10 @@ pub enum RecommendError {
 #[derive(Debug, Clone)]
 pub struct Scratch {
     system: NormalEquations,
-    users: Vec<f32>,
-    sums: Sums,
-    /// The own seeds of a batch's users, one after the other.
-    seeds: Vec<(u32, f32)>,
+    user: Vec<f32>,
+    /// What a user's scores start from, a whole number of blocks.
+    starts: Vec<f32>,
+    scan: ScanBuffers,
 }
 
 /// Answers queries from a snapshot.
@@ -104,13 +97,13 @@ pub struct Scratch {
 pub struct Recommender {
     snapshot: Arc<Snapshot>,
     kernels: Kernels,
-    norms: BlockNorms,
+    norms: Norms,
     /// The snapshot's trend, unless nothing trends.
     scale: Option<Scale>,
-    /// Popularity over its greatest value, zero where nothing is popular.
-    popular: Base,
+    /// Popularity over its greatest value, zero where nothing is popular; a whole number of blocks.
+    popular: Vec<f32>,
     /// The same times the blend's weight: what every score starts from.
-    base: Base,
+    base: Vec<f32>,
     /// The item factors row by row where they are small: gathering a row out of its block reads sixteen times as much.
     rows: Option<Vec<f32>>,
 }
@@ -123,10 +116,11 @@ impl Recommender {
     pub fn new(snapshot: Arc<Snapshot>, kernels: Kernels) -> Self {
         let most = snapshot.popularity().iter().copied().fold(0.0_f32, f32::max);
         let divisor = if most > 0.0 { most } else { 1.0 };
-        let popular: Vec<f32> = snapshot.popularity().iter().map(|popularity| popularity / divisor).collect();
+        let mut popular: Vec<f32> = snapshot.popularity().iter().map(|popularity| popularity / divisor).collect();
+        popular.resize(snapshot.item_factors().padded_items(), 0.0);
         let weight = snapshot.meta().blend.popularity;
         let base: Vec<f32> = popular.iter().map(|popular| weight * popular).collect();
-        let norms = BlockNorms::of(snapshot.item_factors());
+        let norms = Norms::of(snapshot.item_factors());
         let is_trending = snapshot.trend().iter().any(|trend| trend.to_bits() != 1.0_f32.to_bits());
         let scale = is_trending.then(|| {
             Scale::new(snapshot.trend()).expect("the snapshot's trend was verified to be positive and finite")
@@ -134,12 +128,11 @@ impl Recommender {
         let (items, dim) = (snapshot.item_count(), snapshot.dim());
         let rows = (items * dim * size_of::<f32>() <= ROWS_BYTES_MAX).then(|| {
             let mut rows = vec![0.0; items * dim];
-            for (item, row) in rows.chunks_exact_mut(dim).enumerate() {
-                snapshot.item_factors().copy_row(item, row);
-            }
+            let factors = snapshot.item_factors();
+            rows.par_chunks_exact_mut(dim).enumerate().for_each(|(item, row)| factors.copy_row(item, row));
             rows
         });
-        Self { snapshot, kernels, norms, scale, popular: Base::new(&popular), base: Base::new(&base), rows }
+        Self { snapshot, kernels, norms, scale, popular, base, rows }
     }
 
     /// The snapshot that answers.
@@ -149,19 +142,19 @@ impl Recommender {
 
     /// Buffers for one thread.
     pub fn scratch(&self) -> Scratch {
-        let system =
-            NormalEquations::new(self.kernels, self.snapshot.dim()).expect("the snapshot's shape was verified");
-        Scratch { system, users: Vec::new(), sums: Sums::new(self.base.values()), seeds: Vec::new() }
+        let dim = self.snapshot.dim();
+        let system = NormalEquations::new(self.kernels, dim).expect("the snapshot's shape was verified");
+        Scratch { system, user: vec![0.0; dim], starts: self.base.clone(), scan: ScanBuffers::default() }
     }
 
     /// The lists of a batch on this thread, in order; a query's error leaves the others alone.
     pub fn recommend(&self, scratch: &mut Scratch, queries: &[Query<'_>]) -> Vec<Result<Vec<Scored>, RecommendError>> {
-        queries.chunks(USERS_PER_BATCH).flat_map(|batch| self.batch(scratch, batch)).collect()
+        queries.chunks(Scan::USERS_MAX).flat_map(|batch| self.batch(scratch, batch)).collect()
     }
 
     /// The same on all cores.
     pub fn recommend_parallel(&self, queries: &[Query<'_>]) -> Vec<Result<Vec<Scored>, RecommendError>> {
-        let share = queries.len().div_ceil(rayon::current_num_threads()).clamp(1, USERS_PER_BATCH);
+        let share = queries.len().div_ceil(rayon::current_num_threads()).clamp(1, Scan::USERS_MAX);
         let lists: Vec<Vec<_>> = queries
             .par_chunks(share)
             .map_init(|| self.scratch(), |scratch, batch| self.batch(scratch, batch))
@@ -173,11 +166,11 @@ impl Recommender {
     pub fn user_factors(&self, scratch: &mut Scratch, row: &[(u32, f32)]) -> Result<Vec<f32>, RecommendError> {
         self.check_row(row)?;
         let mut out = vec![0.0; self.snapshot.dim()];
-        self.fold_in(scratch, row, &mut out)?;
+        self.fold_in(&mut scratch.system, row, &mut out)?;
         Ok(out)
     }
 
-    fn fold_in(&self, scratch: &mut Scratch, row: &[(u32, f32)], out: &mut [f32]) -> Result<(), RecommendError> {
+    fn fold_in(&self, system: &mut NormalEquations, row: &[(u32, f32)], out: &mut [f32]) -> Result<(), RecommendError> {
         let rows = match &self.rows {
             Some(rows) => {
                 let dim = self.snapshot.dim();
@@ -188,100 +181,88 @@ impl Recommender {
             }
             None => Rows::Blocked(self.snapshot.item_factors()),
         };
-        Ok(self.snapshot.fold_in().solve(&mut scratch.system, rows, row.iter().copied(), out)?)
+        Ok(self.snapshot.fold_in().solve(system, rows, row.iter().copied(), out)?)
     }
 
     fn batch(&self, scratch: &mut Scratch, batch: &[Query<'_>]) -> Vec<Result<Vec<Scored>, RecommendError>> {
-        let dim = self.snapshot.dim();
-        let mut users = std::mem::take(&mut scratch.users);
-        let mut seeds = std::mem::take(&mut scratch.seeds);
-        users.resize(batch.len() * dim, 0.0);
-        seeds.clear();
-        let prepared: Vec<Result<Range<usize>, RecommendError>> = batch
-            .iter()
-            .zip(users.chunks_exact_mut(dim))
-            .map(|(query, user)| {
-                let begin = seeds.len();
-                self.prepare(scratch, query, user, &mut seeds)?;
-                Ok(begin..seeds.len())
-            })
-            .collect();
-        let questions: Vec<kernels::Query<'_>> = batch
-            .iter()
-            .zip(users.chunks_exact(dim))
-            .zip(&prepared)
-            .filter_map(|((query, user), own)| {
-                let own = &seeds[own.as_ref().ok()?.clone()];
-                let base = if query.row.is_empty() { &self.popular } else { &self.base };
-                let seed = kernels::Seed { base: Some(base), own };
-                Some(kernels::Query { user, seed, exclude: query.exclude, k: query.k })
-            })
-            .collect();
+        let Scratch { system, user, starts, scan } = scratch;
         let factors = self.snapshot.item_factors();
         let items = kernels::Items { factors, norms: &self.norms, scale: self.scale.as_ref() };
-        let lists = self
-            .kernels
-            .score_top_k(items, &questions)
-            .expect("shapes, factors, exclusions and lengths were checked for each query");
-        drop(questions);
-        let mut lists = lists.into_iter();
-        let answers = prepared
-            .into_iter()
-            .map(|result| result.map(|_| lists.next().expect("there is a list for each good query")))
+        let mut scan = self.kernels.scan(items, scan).expect("norms and scale were made of these factors");
+        let added: Vec<Result<(), RecommendError>> = batch
+            .iter()
+            .map(|query| {
+                self.prepare(query, system, user, starts)?;
+                let k = query.k;
+                scan.add(kernels::Query { user, starts, k }).expect("shapes, factors and lengths were checked");
+                Ok(())
+            })
             .collect();
-        (scratch.users, scratch.seeds) = (users, seeds);
-        answers
+        let mut lists = scan.lists().into_iter();
+        added
+            .into_iter()
+            .map(|added| added.map(|()| lists.next().expect("there is a list for each good query")))
+            .collect()
     }
 
-    /// Checks a query, fills its factors (times the blend's weight) and adds its own seeds to `seeds`.
+    /// Checks a query, and fills its factors (times the blend's weight) and what its scores start from.
     fn prepare(
         &self,
-        scratch: &mut Scratch,
         query: &Query<'_>,
+        system: &mut NormalEquations,
         user: &mut [f32],
-        seeds: &mut Vec<(u32, f32)>,
+        starts: &mut [f32],
     ) -> Result<(), RecommendError> {
         if query.k > K_MAX {
             return Err(RecommendError::TooMany { k: query.k });
         }
-        if !query.exclude.is_sorted() {
-            return Err(RecommendError::Exclude);
-        }
         self.check_row(query.row)?;
-        self.scaled_factors(scratch, query.row, user)?;
+        self.scaled_factors(system, query.row, user)?;
         if query.row.is_empty() {
-            return Ok(());
+            starts.copy_from_slice(&self.popular);
+        } else {
+            starts.copy_from_slice(&self.base);
+            self.add_linear_parts(query.row, starts);
         }
-        let blend = self.blend();
-        let shares = Shares::of(query.row, blend);
-        let sums = &mut scratch.sums;
-        for (item, weight) in query.row {
-            sums.add(*item, shares.history * weight);
-        }
-        if blend.neighbours > 0.0 {
-            let lists = self.snapshot.neighbour_lists();
-            for (place, (item, weight)) in query.row.iter().enumerate() {
-                // The neighbours of different items lie far apart; without this, waiting for them is half the time.
-                if let Some((ahead, _)) = query.row.get(place + NEIGHBOURS_AHEAD) {
-                    let (neighbours, scores) = lists.of(*ahead);
-                    kernels::prefetch(neighbours);
-                    kernels::prefetch(scores);
-                }
-                let factor = shares.neighbours * weight;
-                let (neighbours, scores) = lists.of(*item);
-                for (neighbour, score) in neighbours.iter().zip(scores) {
-                    sums.add(*neighbour, factor * score);
-                }
+        for item in query.exclude {
+            // No list takes a NaN. What the snapshot does not know is in no list anyway.
+            if let Some(start) = starts.get_mut(*item as usize) {
+                *start = f32::NAN;
             }
         }
-        sums.drain_into(self.base.values(), seeds);
         Ok(())
+    }
+
+    /// History, then neighbours, in row order.
+    fn add_linear_parts(&self, row: &[(u32, f32)], starts: &mut [f32]) {
+        let blend = self.blend();
+        let shares = Shares::of(row, blend);
+        for (item, weight) in row {
+            starts[*item as usize] += shares.history * weight;
+        }
+        if blend.neighbours <= 0.0 {
+            return;
+        }
+        let lists = self.snapshot.neighbour_lists();
+        for (place, (item, weight)) in row.iter().enumerate() {
+            // The neighbours of different items lie far apart; without this, waiting for them is half the time.
+            if let Some((ahead, _)) = row.get(place + NEIGHBOURS_AHEAD) {
+                let (neighbours, scores) = lists.of(*ahead);
+                kernels::prefetch(neighbours);
+                kernels::prefetch(scores);
+            }
+            let factor = shares.neighbours * weight;
+            let (neighbours, scores) = lists.of(*item);
+            for (neighbour, score) in neighbours.iter().zip(scores) {
+                starts[*neighbour as usize] += factor * score;
+            }
+        }
     }
 
     /// The fold-in times the blend's weight of factors.
     fn scaled_factors(
         &self,
-        scratch: &mut Scratch,
+        system: &mut NormalEquations,
         row: &[(u32, f32)],
         user: &mut [f32],
     ) -> Result<(), RecommendError> {
@@ -290,7 +271,7 @@ impl Recommender {
             user.fill(0.0);
             return Ok(());
         }
-        self.fold_in(scratch, row, user)?;
+        self.fold_in(system, row, user)?;
         for value in user.iter_mut() {
             *value *= weight;
             if !value.is_finite() {
