@@ -4,8 +4,9 @@
 //! `cargo run --release -p anabranch-stream --example worker -- SNAPSHOT FOLDER HISTORY_LENGTH`
 //!
 //! Prints one JSON object: events a CPU second of the whole worker, microseconds an event of each stage (timed apart,
-//! over the same records, on one thread), and events a CPU second of decode + join + commit without lists. FOLDER is
-//! emptied first; it should lie on the disk that is to be measured.
+//! over the same records, on one thread), and events a CPU second of decode + join + commit without lists: of 64 users at
+//! once who make eight events each, and where hardly two events of a cut are of one user. FOLDER should lie on the disk
+//! that is to be measured.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 use std::collections::BTreeMap;
@@ -33,8 +34,11 @@ use anabranch_stream::{Clock, StreamSettings};
 
 /// Users with a history; every one makes one event of the run with lists.
 const USERS: usize = 30_000;
-/// Events of the run without lists: some users make several, as in life.
+/// Events of the run without lists.
 const JOINED: usize = 120_000;
+/// Users at once and events of each, where they come in sessions.
+const AT_ONCE: usize = 64;
+const SESSION: usize = 8;
 const NOW_MS: i64 = 1_700_000_000_000;
 const SHARD: ShardId = ShardId(0);
 
@@ -287,9 +291,8 @@ fn trailer(after: Position, last: Position, lines: &[u8], model: &Model) -> Trai
 }
 
 /// Decode + join + commit, without lists: events a CPU second.
-fn joined(folder: &Path, model: &Arc<Model>, length: usize) -> f64 {
-    let owner = |number: usize| (number as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) as usize % USERS;
-    let state = state(&folder.join("state"), model, length, JOINED, &owner);
+fn joined(folder: &Path, model: &Arc<Model>, length: usize, owner: &dyn Fn(usize) -> usize) -> f64 {
+    let state = state(&folder.join("state"), model, length, JOINED, owner);
     let SharedParts { state: store, types, settings, .. } = parts(&folder.join("out"), &state, model);
     let rules = Rules::default();
     let transform = transform(&types, &settings, &rules);
@@ -332,7 +335,14 @@ fn main() {
         "historyLength": length,
         "eventsPerCpuSecond": whole(&fresh("whole"), &model, length),
         "stagesUs": stages(&fresh("stages"), &model, length),
-        "joinedPerCpuSecond": joined(&fresh("joined"), &model, length),
+        "joinedPerCpuSecond": {
+            "sessions": joined(&fresh("joined"), &model, length, &|number| {
+                (number / (AT_ONCE * SESSION) * AT_ONCE + number % AT_ONCE) % USERS
+            }),
+            "scattered": joined(&fresh("joined"), &model, length, &|number| {
+                (number as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) as usize % USERS
+            }),
+        },
     });
     println!("{report}");
 }
