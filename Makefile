@@ -4,7 +4,7 @@
 #   make bench   figures beside peers, with the command for each
 #   make sim     SEEDS=10000 runs of the stream on simulated Kinesis, DynamoDB and S3
 #   make fuzz    every decoder under libFuzzer, an hour in total (SECONDS_TOTAL=3600); needs a C++ compiler
-#   make soak    200 SIGKILLs during a replay (20 in make test)
+#   make soak    200 SIGKILLs during a replay, then an hour of overload (20, and two minutes, in make test)
 #   make scale   100 million rows through the ETL under 4 GiB
 #   make lambda  the zips of the Lambda functions: target/lambda-zips/<target>/{stream,transform}/bootstrap.zip
 #   make demo    the README's first command
@@ -79,6 +79,7 @@ fuzz: tools
 
 soak: build $(VENV)/.done
 	ANABRANCH_SOAK_KILLS=200 $(VENV)/bin/python -m pytest -q -rs tests/test_soak.py
+	ANABRANCH_OVERLOAD_S=3600 $(VENV)/bin/python -m pytest -q -rs -s tests/test_overload.py
 
 scale: build
 	$(PYTHON) bench/scale.py --rows 100000000

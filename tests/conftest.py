@@ -24,6 +24,7 @@ TRAILER_BYTES = 1024
 ZSTD_SKIPPABLE_MAGIC = bytes.fromhex("5a2a4d18")
 START_SECONDS = 60
 DEMO_SECONDS = 900
+KINESALITE = Path(sys.prefix) / "node_modules" / "kinesalite"  # what `npm ci` installs, see the Makefile
 
 
 def wait_until(what, condition, seconds=30.0):
@@ -279,3 +280,35 @@ def ministack(tmp_path):
     server.terminate()
     server.wait(timeout=30)
     print(log.read_text(errors="replace")[-4000:])  # pytest shows it with a failure
+
+
+@pytest.fixture
+def kinesalite(tmp_path):
+    """A Kinesis whose numbers are compared as numbers: ministack's have leading zeros and are compared as text."""
+    node = Path(sys.executable).with_name("node")
+    assert node.exists() and KINESALITE.is_dir(), "node or kinesalite is not there: `make test` installs them"
+    port = free_port()
+    options = {"createStreamMs": 10, "deleteStreamMs": 10, "updateStreamMs": 10, "shardLimit": 50}
+    # Its own command listens on every interface.
+    program = f"require({json.dumps(str(KINESALITE))})({json.dumps(options)}).listen({port}, '127.0.0.1')"
+    url = f"http://127.0.0.1:{port}"
+    server = start_server([str(node), "-e", program], url, tmp_path / "kinesalite.log", environment())
+    yield url
+    server.kill()
+    server.wait()
+
+
+@pytest.fixture
+def workers(made_home, tmp_path):
+    """Makes homes of workers, all with the demo's lake and model."""
+    homes = []
+
+    def make(name):
+        path = tmp_path / name
+        path.mkdir()
+        homes.append(Home(path))
+        return homes[-1]
+
+    yield make, made_home / "lake"
+    for home in homes:
+        home.end()

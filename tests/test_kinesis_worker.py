@@ -9,26 +9,22 @@ import json
 import os
 import secrets
 import subprocess
-import sys
 import time
 from collections import Counter
-from pathlib import Path
 from unittest.mock import patch
 
 import boto3
 import duckdb
 import pyarrow.parquet as pq
-import pytest
 import xxhash
 from botocore.config import Config
 
-from conftest import Home, decompress, environment, free_port, start_server, wait_until
+from conftest import decompress, environment, wait_until
 from journeys import anabranch, run
 
 KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
 TRAILER_BYTES = 1024
 USERS = 25
-KINESALITE = Path(sys.prefix) / "node_modules" / "kinesalite"  # what `npm ci` installs, see the Makefile
 
 
 class Cloud:
@@ -139,38 +135,6 @@ def read_parquet(data):
         {key: value for key, value in row.items() if value is not None} for row in file.read().to_pylist()
     ]
     return trailer, lists
-
-
-@pytest.fixture
-def kinesalite(tmp_path):
-    """A Kinesis whose numbers are compared as numbers: ministack's have leading zeros and are compared as text."""
-    node = Path(sys.executable).with_name("node")
-    assert node.exists() and KINESALITE.is_dir(), "node or kinesalite is not there: `make test` installs them"
-    port = free_port()
-    options = {"createStreamMs": 10, "deleteStreamMs": 10, "updateStreamMs": 10, "shardLimit": 50}
-    # Its own command listens on every interface.
-    program = f"require({json.dumps(str(KINESALITE))})({json.dumps(options)}).listen({port}, '127.0.0.1')"
-    url = f"http://127.0.0.1:{port}"
-    server = start_server([str(node), "-e", program], url, tmp_path / "kinesalite.log", environment())
-    yield url
-    server.kill()
-    server.wait()
-
-
-@pytest.fixture
-def workers(made_home, tmp_path):
-    """Makes homes of workers, all with the demo's lake and model."""
-    homes = []
-
-    def make(name):
-        path = tmp_path / name
-        path.mkdir()
-        homes.append(Home(path))
-        return homes[-1]
-
-    yield make, made_home / "lake"
-    for home in homes:
-        home.end()
 
 
 def event(run_id, number):

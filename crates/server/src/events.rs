@@ -58,7 +58,7 @@ pub(crate) async fn door(State(app): State<Arc<App>>, body: Taken) -> Result<Res
 
 fn not_taken(error: &IngestError) -> Refusal {
     let code = match error {
-        IngestError::Busy => "busy",
+        IngestError::Busy | IngestError::Full { .. } => "busy",
         IngestError::Blocked(_) => "blocked",
         IngestError::Stopping => "stopping",
         IngestError::Elsewhere(_) => return Refusal::elsewhere(error),

@@ -17,7 +17,6 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::app::App;
 use crate::reply::{Refusal, Taken, by_size};
@@ -74,7 +73,9 @@ impl From<Refusal> for AwsError {
 impl From<&IngestError> for AwsError {
     fn from(error: &IngestError) -> Self {
         match error {
-            IngestError::Busy => Self::bad("ProvisionedThroughputExceededException", error.to_string()),
+            IngestError::Busy | IngestError::Full { .. } => {
+                Self::bad("ProvisionedThroughputExceededException", error.to_string())
+            }
             IngestError::Refused(why) => Self::bad("InvalidArgumentException", why.clone()),
             // A client error: no client tries this again.
             IngestError::Elsewhere(_) => Self::bad("UnknownOperationException", error.to_string()),
@@ -270,18 +271,11 @@ async fn put_records(app: &Arc<App>, body: Taken) -> Result<Value, AwsError> {
     if let Some(why) = app.stream().shared().blocked() {
         return Ok(outcomes(Err(IngestError::Blocked(why)), count));
     }
-    // What the queue has no room for is told record by record; the first ones go in, so that order is kept.
-    let room_for = app.embedded().map_err(|error| AwsError::from(&error))?.appender().room();
-    events.truncate(room_for);
-    Ok(outcomes(append_some(app, events, room).await, count))
-}
-
-async fn append_some(
-    app: &App,
-    events: Vec<NewEvent>,
-    room: OwnedSemaphorePermit,
-) -> Result<Vec<Appended>, IngestError> {
-    if events.is_empty() { Err(IngestError::Busy) } else { app.append(events, room).await }
+    // What there is no room for is told record by record; the first ones go in, so that order is kept.
+    let (fitting, refusal) = app.embedded().map_err(|error| AwsError::from(&error))?.appender().fitting(&events);
+    events.truncate(fitting);
+    let appended = if events.is_empty() { Ok(Vec::new()) } else { app.append(events, room).await };
+    Ok(outcomes(appended.map(|appended| (appended, refusal)), count))
 }
 
 pub(crate) fn events_of(ours: &str, bytes: &[u8]) -> Result<Vec<NewEvent>, AwsError> {
@@ -310,13 +304,11 @@ pub(crate) fn events_of(ours: &str, bytes: &[u8]) -> Result<Vec<NewEvent>, AwsEr
     Ok(events)
 }
 
-/// The answer to `PutRecords`: one outcome for each of `count` records, of which the first ones were appended.
-fn outcomes(result: Result<Vec<Appended>, IngestError>, count: usize) -> Value {
-    let (appended, error) = match result {
-        Ok(appended) => (appended, IngestError::Busy),
-        Err(error) => (Vec::new(), error),
-    };
-    let error = AwsError::from(&error);
+/// The answer to `PutRecords`: one outcome for each of `count` records, of which the first ones were appended and the others
+/// refused.
+fn outcomes(result: Result<(Vec<Appended>, IngestError), IngestError>, count: usize) -> Value {
+    let (appended, refusal) = result.unwrap_or_else(|error| (Vec::new(), error));
+    let error = AwsError::from(&refusal);
     let failed = json!({ "ErrorCode": error.kind, "ErrorMessage": error.message });
     let failed_count = count - appended.len().min(count);
     let records: Vec<Value> = appended.iter().map(placed).chain(std::iter::repeat_n(failed, failed_count)).collect();

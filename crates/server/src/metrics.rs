@@ -20,7 +20,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::app::App;
-use crate::observe::{ingest_room, lag, number, trouble};
+use crate::observe::{ingest_room, lag, log_room, number, trouble};
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const MICROSECONDS: f64 = 1e6;
@@ -41,6 +41,7 @@ struct Scrape {
     snapshot_version: String,
     snapshot_ms: i64,
     ingest_room: Option<usize>,
+    log_room: Option<u64>,
     is_blocked: bool,
 }
 
@@ -57,6 +58,7 @@ impl Scrape {
             snapshot_version: model.version().to_owned(),
             snapshot_ms: model.snapshot().meta().as_of_ms,
             ingest_room: ingest_room(app),
+            log_room: log_room(app),
             is_blocked: trouble(app).is_some(),
         }
     }
@@ -181,6 +183,11 @@ impl Scrape {
             let help = "Events that the ingest queue takes before producers are slowed down.";
             let mut family = page.encode_descriptor("ingest_room_events", help, None, MetricType::Gauge)?;
             family.encode_gauge(&(room as f64))?;
+        }
+        if let Some(room) = self.log_room {
+            let help = "Bytes that the log takes before producers are slowed down.";
+            let unit = Some(&Unit::Bytes);
+            page.encode_descriptor("log_room", help, unit, MetricType::Gauge)?.encode_gauge(&(room as f64))?;
         }
         let help = "1 while the stream takes no events or has stopped; /healthz says why.";
         let is_blocked = f64::from(u8::from(self.is_blocked));

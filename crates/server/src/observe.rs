@@ -115,6 +115,7 @@ pub(crate) async fn status(State(app): State<Arc<App>>) -> Json<Value> {
         "totals": shared.totals(),
         "shards": shards,
         "ingestRoom": ingest_room(&app),
+        "logRoomBytes": log_room(&app),
         "latencyUs": {
             "count": latency.count(),
             "p50": latency.quantile_us(0.5),
@@ -128,4 +129,9 @@ pub(crate) async fn status(State(app): State<Arc<App>>) -> Json<Value> {
 /// Events that the ingest queue takes, where there is one.
 pub(crate) fn ingest_room(app: &App) -> Option<usize> {
     Some(app.embedded().ok()?.appender().room())
+}
+
+/// Bytes that the log takes, where there is one.
+pub(crate) fn log_room(app: &App) -> Option<u64> {
+    Some(app.embedded().ok()?.appender().log_room())
 }

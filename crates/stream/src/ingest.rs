@@ -1,13 +1,17 @@
 //! The door: acknowledged means synced. Requests wait in a bounded queue; one thread takes all that wait, appends them in
 //! one batch with one `fdatasync`, and only then answers each. So the cost of a sync is shared by everyone who waits
 //! for it, and a lone request pays for one.
+//!
+//! Back-pressure: what waits for its sync is bounded in events, and the log in bytes. Records leave the log only after their
+//! delivery, so when delivery cannot keep up the log fills, and from then on as much is taken as is delivered. What is
+//! refused was not written.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anabranch_stores::state::State;
-use anabranch_stores::state::log::{NewRecord, RECORD_BYTES_MAX, hash_key, shard_of};
+use anabranch_stores::state::log::{NewRecord, RECORD_BYTES_MAX, hash_key, record_bytes, shard_of};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError};
 
 use crate::ports::{Position, ShardId};
@@ -17,7 +21,7 @@ use crate::shared::Shared;
 const QUEUE_REQUESTS: usize = 10_000;
 /// Records and bytes appended in one batch: one `fdatasync` of 8 MiB takes tens of milliseconds at worst.
 const BATCH_RECORDS: usize = 5_000;
-const BATCH_BYTES: usize = 8 << 20;
+const BATCH_BYTES: u64 = 8 << 20;
 /// How often an idle appender looks whether the stream stops.
 const IDLE: Duration = Duration::from_millis(200);
 
@@ -47,6 +51,15 @@ pub enum IngestError {
     /// Too many events wait; the same request succeeds later.
     #[error("too many events wait to be written; send them again after a pause")]
     Busy,
+    /// The log has no room; the same request succeeds when more is delivered.
+    #[error(
+        "events come faster than their lists are delivered: the log holds all the {bytes_max} bytes that retention_bytes \
+         allows; send them again after a pause"
+    )]
+    Full {
+        /// The limit.
+        bytes_max: u64,
+    },
     /// The stream takes no input for now.
     #[error("the stream takes no input: {0}")]
     Blocked(String),
@@ -77,8 +90,31 @@ struct Request {
 #[derive(Clone)]
 pub struct Appender {
     sender: Sender<Request>,
-    waiting: Arc<AtomicUsize>,
+    waiting: Arc<Waiting>,
     shared: Arc<Shared>,
+    state: Arc<State>,
+}
+
+/// What waits for its sync.
+#[derive(Debug, Default)]
+struct Waiting {
+    events: AtomicUsize,
+    /// As the log will count them.
+    bytes: AtomicU64,
+}
+
+impl Waiting {
+    fn add(&self, events: usize, bytes: u64) -> (usize, u64) {
+        (
+            self.events.fetch_add(events, Ordering::SeqCst) + events,
+            self.bytes.fetch_add(bytes, Ordering::SeqCst) + bytes,
+        )
+    }
+
+    fn remove(&self, events: usize, bytes: u64) {
+        self.events.fetch_sub(events, Ordering::SeqCst);
+        self.bytes.fetch_sub(bytes, Ordering::SeqCst);
+    }
 }
 
 impl std::fmt::Debug for Appender {
@@ -104,11 +140,11 @@ pub fn check_event(event: &NewEvent) -> Result<(), IngestError> {
 
 impl Appender {
     /// The sending side, and what [`run_appender`] needs.
-    pub(crate) fn new(shared: Arc<Shared>) -> (Self, AppenderInbox) {
+    pub(crate) fn new(shared: Arc<Shared>, state: Arc<State>) -> (Self, AppenderInbox) {
         let (sender, receiver) = crossbeam_channel::bounded(QUEUE_REQUESTS);
-        let waiting = Arc::new(AtomicUsize::new(0));
+        let waiting = Arc::new(Waiting::default());
         let inbox = AppenderInbox { receiver, waiting: Arc::clone(&waiting) };
-        (Self { sender, waiting, shared }, inbox)
+        (Self { sender, waiting, shared, state }, inbox)
     }
 
     /// Hands events over; `reply` is called after their sync, or at once if they are refused.
@@ -122,17 +158,26 @@ impl Appender {
         if let Some(error) = events.iter().find_map(|event| check_event(event).err()) {
             return reply(Err(error));
         }
-        let count = events.len();
+        let (count, bytes) = size(&events);
         let limit = self.shared.settings.ingest_queue_records.max(count);
-        if self.waiting.fetch_add(count, Ordering::SeqCst) + count > limit {
-            self.waiting.fetch_sub(count, Ordering::SeqCst);
-            return reply(Err(IngestError::Busy));
+        let bytes_max = self.shared.settings.retention_bytes;
+        let (waiting, waiting_bytes) = self.waiting.add(count, bytes);
+        let refusal = if waiting > limit {
+            Some(IngestError::Busy)
+        } else if self.state.log_bytes() + waiting_bytes > bytes_max {
+            Some(IngestError::Full { bytes_max })
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            self.waiting.remove(count, bytes);
+            return reply(Err(refusal));
         }
         let received_us = self.shared.clock.monotonic_us();
         match self.sender.try_send(Request { events, received_us, reply }) {
             Ok(()) => {}
             Err(TrySendError::Full(request) | TrySendError::Disconnected(request)) => {
-                self.waiting.fetch_sub(count, Ordering::SeqCst);
+                self.waiting.remove(count, bytes);
                 let is_full = !self.shared.is_stopping();
                 (request.reply)(Err(if is_full { IngestError::Busy } else { IngestError::Stopping }));
             }
@@ -141,7 +186,28 @@ impl Appender {
 
     /// How many events the queue takes now. Others may come in between: only [`Appender::submit`] is binding.
     pub fn room(&self) -> usize {
-        self.shared.settings.ingest_queue_records.saturating_sub(self.waiting.load(Ordering::SeqCst))
+        self.shared.settings.ingest_queue_records.saturating_sub(self.waiting.events.load(Ordering::SeqCst))
+    }
+
+    /// How many bytes the log takes now, as [`record_bytes`] counts them; as little binding.
+    pub fn log_room(&self) -> u64 {
+        let taken = self.state.log_bytes() + self.waiting.bytes.load(Ordering::SeqCst);
+        self.shared.settings.retention_bytes.saturating_sub(taken)
+    }
+
+    /// How many of `events`, from the first on, are taken now, and why the next one is not.
+    pub fn fitting(&self, events: &[NewEvent]) -> (usize, IngestError) {
+        let (room, mut log_room) = (self.room(), self.log_room());
+        for (index, event) in events.iter().enumerate() {
+            let Some(left) = log_room.checked_sub(event_bytes(event)) else {
+                return (index, IngestError::Full { bytes_max: self.shared.settings.retention_bytes });
+            };
+            if index == room {
+                return (index, IngestError::Busy);
+            }
+            log_room = left;
+        }
+        (events.len(), IngestError::Busy)
     }
 
     /// Hands events over and waits for their sync.
@@ -156,7 +222,7 @@ impl Appender {
 /// The receiving side.
 pub(crate) struct AppenderInbox {
     receiver: Receiver<Request>,
-    waiting: Arc<AtomicUsize>,
+    waiting: Arc<Waiting>,
 }
 
 /// Appends until the stream stops. Returns the log's error, after which nothing can be appended any more.
@@ -173,10 +239,10 @@ pub(crate) fn run_appender(
             Err(_) => return Ok(()),
         };
         let mut requests = vec![first];
-        let (mut records, mut bytes) = size(&requests[0]);
+        let (mut records, mut bytes) = size(&requests[0].events);
         while records < BATCH_RECORDS && bytes < BATCH_BYTES {
             let Ok(request) = inbox.receiver.try_recv() else { break };
-            let (more_records, more_bytes) = size(&request);
+            let (more_records, more_bytes) = size(&request.events);
             records += more_records;
             bytes += more_bytes;
             requests.push(request);
@@ -184,7 +250,7 @@ pub(crate) fn run_appender(
         // Arrival times ascend within a shard, whatever the clock does: folders and retention rely on it.
         last_arrival_ms = last_arrival_ms.max(shared.clock.now_ms());
         let result = append(shared, state, &requests, last_arrival_ms);
-        inbox.waiting.fetch_sub(records, Ordering::SeqCst);
+        inbox.waiting.remove(records, bytes);
         match result {
             Ok(appended) => {
                 let mut appended = appended.into_iter();
@@ -204,8 +270,12 @@ pub(crate) fn run_appender(
     }
 }
 
-fn size(request: &Request) -> (usize, usize) {
-    (request.events.len(), request.events.iter().map(|event| event.data.len() + event.partition_key.len()).sum())
+fn size(events: &[NewEvent]) -> (usize, u64) {
+    (events.len(), events.iter().map(event_bytes).sum())
+}
+
+fn event_bytes(event: &NewEvent) -> u64 {
+    record_bytes(&event.partition_key, &event.data)
 }
 
 fn append(

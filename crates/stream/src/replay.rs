@@ -3,7 +3,9 @@
 //! The position of a replay is stored in the same synced batch as its records, so a replay that a crash cut short goes
 //! on at the very next record: nothing is missing and nothing is appended twice.
 
-use anabranch_stores::state::log::{NewRecord, hash_key, shard_of};
+use std::time::Duration;
+
+use anabranch_stores::state::log::{NewRecord, hash_key, record_bytes, shard_of};
 use anabranch_stores::state::{State, StateError};
 
 use crate::ports::{Position, ShardId};
@@ -11,6 +13,8 @@ use crate::shared::Shared;
 
 /// Records in one synced batch.
 const BATCH_RECORDS: usize = 2_000;
+/// How often a replay that filled the log looks for room.
+const FULL_LOG_WAIT: Duration = Duration::from_millis(20);
 
 /// A record to replay.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +59,14 @@ pub fn replay(
                 arrival_ms: record.arrival_ms,
             })
             .collect();
+        let bytes: u64 = new.iter().map(|record| record_bytes(record.partition_key, record.data)).sum();
+        // Delivery makes room.
+        while state.log_bytes() + bytes > shared.settings.retention_bytes {
+            if shared.is_stopping() {
+                return Ok(appended);
+            }
+            std::thread::park_timeout(FULL_LOG_WAIT);
+        }
         done += new.len() as u64;
         let sequences = state.append(&new, Some((&note, &done.to_le_bytes())))?;
         let received_us = shared.clock.monotonic_us();

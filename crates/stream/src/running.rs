@@ -156,7 +156,7 @@ impl RunningStream {
         if state.is_restored() {
             state.finish_restore(last)?;
         }
-        let (appender, inbox) = Appender::new(Arc::clone(&shared));
+        let (appender, inbox) = Appender::new(Arc::clone(&shared), Arc::clone(&state));
         let stream = Self {
             flush: Arc::new(Mutex::new(vec![Position::START; workers.len()])),
             crew: Crew::new(Arc::clone(&shared)),
@@ -326,13 +326,19 @@ fn kind_of(error: &WorkerError) -> ErrorKind {
 
 fn keep_house(shared: &Shared, state: &State, models: Option<&ModelSource>) {
     let mut trimmed_us = 0;
+    let mut was_full = false;
     let mut poll = ModelPoll::new(shared.clock.monotonic_us());
     while !shared.is_stopping() {
         check_disk(shared, state);
         let now_us = shared.clock.monotonic_us();
-        if now_us.saturating_sub(trimmed_us) >= TRIM_EVERY_MS * 1000 || trimmed_us == 0 {
+        // A log that is nearly full is trimmed at every look, so that what is delivered makes room at once.
+        let (high, low) = shared.settings.log_marks();
+        let is_nearly_full = state.log_bytes() > high;
+        if is_nearly_full || now_us.saturating_sub(trimmed_us) >= TRIM_EVERY_MS * 1000 || trimmed_us == 0 {
             trimmed_us = now_us;
-            trim(shared, state);
+            let bytes_max = if is_nearly_full { low } else { shared.settings.retention_bytes };
+            trim(shared, state, bytes_max);
+            tell_fill(shared, state.log_bytes() > high, &mut was_full);
         }
         if let Some(models) = models {
             poll.run(shared, models);
@@ -360,22 +366,26 @@ fn check_disk(shared: &Shared, state: &State) {
     }
 }
 
-fn trim(shared: &Shared, state: &State) {
-    let settings = &shared.settings;
-    let kept_ms = i64::try_from(settings.retention_hours.saturating_mul(3_600_000)).unwrap_or(i64::MAX);
-    let retention =
-        Retention { oldest_ms: shared.clock.now_ms().saturating_sub(kept_ms), bytes_max: settings.retention_bytes };
-    match state.trim(retention) {
-        Ok(trimmed) if trimmed.is_full => shared.set_blocked(
-            "log",
-            Some(format!(
-                "the log holds {} MB that are not delivered yet, more than retention_bytes allows",
-                trimmed.bytes_kept >> 20
-            )),
-        ),
-        Ok(_) => shared.set_blocked("log", None),
-        Err(error) => tracing::error!(%error, "retention failed; it is tried again"),
+fn trim(shared: &Shared, state: &State, bytes_max: u64) {
+    let kept_ms = i64::try_from(shared.settings.retention_hours.saturating_mul(3_600_000)).unwrap_or(i64::MAX);
+    let retention = Retention { oldest_ms: shared.clock.now_ms().saturating_sub(kept_ms), bytes_max };
+    if let Err(error) = state.trim(retention) {
+        tracing::error!(%error, "retention failed; it is tried again");
     }
+}
+
+/// Once for each time that delivery falls so far behind; the door refuses by itself (see [`crate::ingest`]).
+fn tell_fill(shared: &Shared, is_full: bool, was_full: &mut bool) {
+    let bytes_max = shared.settings.retention_bytes;
+    match (is_full, *was_full) {
+        (true, false) => tracing::warn!(
+            bytes_max,
+            "the log is nearly full of undelivered events; when it is, producers are told to slow down"
+        ),
+        (false, true) => tracing::info!(bytes_max, "the log has room again"),
+        _ => {}
+    }
+    *was_full = is_full;
 }
 
 #[cfg(test)]

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::object::Form;
 
+/// Least bytes of the log: while everything is delivered, a request of the largest size must find room in it.
+const RETENTION_BYTES_MIN: u64 = 64 << 20;
+
 /// When a list is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -67,7 +70,8 @@ pub struct StreamSettings {
     pub micro_batch_records: usize,
     /// The log keeps records at least this long, in hours; 0 keeps what is not processed only.
     pub retention_hours: u64,
-    /// The log keeps at most this many bytes of processed records, and takes no input beyond it.
+    /// The log keeps at most this many bytes. Of processed records the oldest go; while those that are not delivered yet
+    /// need all of it, producers are told to slow down.
     pub retention_bytes: u64,
     /// Input stops when the disk of the state has less free space than this, in bytes.
     pub disk_free_bytes_min: u64,
@@ -102,6 +106,14 @@ impl Default for StreamSettings {
 }
 
 impl StreamSettings {
+    /// Above the first number of bytes in the log, processed records go whatever their age, down to the second. So what is
+    /// processed never takes the room of a new request, however large.
+    pub(crate) const fn log_marks(&self) -> (u64, u64) {
+        let (half, eighth) = (RETENTION_BYTES_MIN / 2, self.retention_bytes / 8);
+        let high = self.retention_bytes.saturating_sub(if eighth > half { eighth } else { half });
+        (high, high - high / 32)
+    }
+
     /// How objects are written.
     pub const fn form(&self) -> Form {
         Form { format: self.format, compression: self.compression }
@@ -132,6 +144,10 @@ impl StreamSettings {
             (
                 (1..=10_000).contains(&self.micro_batch_records),
                 format!("micro_batch_records = {}: 1 to 10000", self.micro_batch_records),
+            ),
+            (
+                self.retention_bytes >= RETENTION_BYTES_MIN,
+                format!("retention_bytes = {}: at least {RETENTION_BYTES_MIN}", self.retention_bytes),
             ),
             (
                 (10..=600_000).contains(&self.model_poll_ms),

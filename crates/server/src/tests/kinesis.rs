@@ -94,6 +94,44 @@ async fn what_the_queue_has_no_room_for_is_told_record_by_record() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_log_slows_producers_down_and_the_stream_is_well() {
+    // The clock stands still: no cut becomes due by its age.
+    let bounds = anabranch_stream::StreamSettings { retention_bytes: 64 << 20, cut_bytes: 1 << 30, ..settings() };
+    let world = World::new(bounds);
+    let large = "x".repeat(1_000_000);
+    let call_of = |count: usize| {
+        let records: Vec<Value> = (0..count).map(|_| record(&large, "k")).collect();
+        json!({ "StreamName": "clicks", "Records": records })
+    };
+    let mut taken = 0;
+    let body = loop {
+        let body = call(&world, "PutRecords", &call_of(10)).await.json();
+        if body["FailedRecordCount"] != 0 {
+            break body;
+        }
+        taken += 10;
+    };
+    let outcomes = body["Records"].as_array().unwrap();
+    taken += outcomes.iter().filter(|outcome| outcome["SequenceNumber"].is_string()).count();
+    assert_eq!((taken, outcomes.len()), (67, 10), "67 of 1,000,012 bytes are 64 MiB: {body}");
+    for outcome in &outcomes[7..] {
+        assert_eq!(outcome["ErrorCode"], "ProvisionedThroughputExceededException");
+        assert!(outcome["ErrorMessage"].as_str().unwrap().contains("retention_bytes"), "{body}");
+    }
+    let got = call(&world, "PutRecord", &put(large.as_bytes(), "k")).await;
+    assert_refused(&got, 400, "ProvisionedThroughputExceededException", "after a pause");
+    let sized = event("u", "i1", "view", 0).replacen('{', &format!(r#"{{"note":"{large}","#), 1);
+    let got = world.post("/events", sized).await;
+    assert_eq!((got.status, got.json()["code"].as_str()), (StatusCode::SERVICE_UNAVAILABLE, Some("busy")));
+    assert!(got.headers.contains_key("retry-after"));
+    assert_eq!(world.get("/healthz").await.status, StatusCode::OK);
+    let room = world.get("/status").await.json()["logRoomBytes"].as_u64().unwrap();
+    assert!(
+        room < 1_000_000 && world.get("/metrics").await.text().contains(&format!("anabranch_log_room_bytes {room}"))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_blocked_stream_takes_nothing_and_says_why() {
     let world = World::new(settings());
     world.app.stream().shared().set_blocked("test", Some("the test says so".to_owned()));

@@ -3,10 +3,10 @@
 //! sequence number or at a time, and retention by age and bytes.
 //!
 //! One difference on purpose: retention never removes a record that its shard's checkpoint has not passed. Kinesis
-//! drops what is too old; here the disk is ours, so the log refuses input instead (see [`State::trim`]).
+//! drops what is too old; here the disk is ours, so whoever appends looks at [`State::log_bytes`] and refuses instead.
 
-use std::collections::HashMap;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use fjall::PersistMode;
 use md5::{Digest, Md5};
@@ -66,7 +66,7 @@ pub enum StartAt {
 pub struct Retention {
     /// Records that arrived before this time may go, milliseconds since 1970.
     pub oldest_ms: i64,
-    /// Bytes of records (keys and data) that may stay.
+    /// Bytes of records that may stay, as [`record_bytes`] counts them.
     pub bytes_max: u64,
 }
 
@@ -77,7 +77,7 @@ pub struct Trimmed {
     pub removed: u64,
     /// Bytes of records that stay.
     pub bytes_kept: u64,
-    /// Whether more than the allowed bytes stay because they were not processed yet: take no more input.
+    /// Whether more than the allowed bytes stay because they were not processed yet.
     pub is_full: bool,
 }
 
@@ -125,12 +125,17 @@ impl State {
         if let Some((name, value)) = note {
             batch.insert(&self.meta, format!("{META_NOTE_PREFIX}{name}"), value);
         }
+        // Before the records can be read, delivered and trimmed. An engine that fails here takes nothing any more.
+        self.log_bytes.fetch_add(bytes, Ordering::SeqCst);
         batch.commit()?;
         *next += records.len() as u64;
-        if let Some(log_bytes) = &mut *self.log_bytes.lock().unwrap_or_else(PoisonError::into_inner) {
-            *log_bytes += bytes;
-        }
         Ok(sequences)
+    }
+
+    /// Bytes of the records in the log, as [`record_bytes`] counts them. What an earlier process left counts from the
+    /// first [`State::trim`] on. Never waits.
+    pub fn log_bytes(&self) -> u64 {
+        self.log_bytes.load(Ordering::SeqCst)
     }
 
     /// Up to `records_max` records, and no more than `bytes_max` bytes beyond the first, after `after`.
@@ -185,50 +190,64 @@ impl State {
 
     /// Removes records that retention lets go and that their shard's checkpoint has passed.
     pub fn trim(&self, retention: Retention) -> Result<Trimmed, StateError> {
-        let mut passed = HashMap::new();
-        for shard in 0..self.identity.shards {
-            passed.insert(shard, self.checkpoint(shard)?);
-        }
-        // Appends wait while the log is trimmed, so the count of bytes stays exact.
-        let next = self.next_sequence.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut log_bytes = self.log_bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut bytes_kept = 0;
-        if let Some(counted) = *log_bytes {
-            bytes_kept = counted;
-        } else {
-            for guard in self.log.iter() {
-                bytes_kept += guard.into_inner()?.1.len() as u64;
-            }
-        }
-        let mut trimmed = Trimmed { bytes_kept, ..Trimmed::default() };
+        let mut begins = self.log_begins.lock().unwrap_or_else(PoisonError::into_inner);
+        let begins = match &mut *begins {
+            Some(begins) => begins,
+            uncounted => uncounted.insert(self.count_log()?),
+        };
+        let mut trimmed = Trimmed { bytes_kept: self.log_bytes(), ..Trimmed::default() };
+        let mut removed_bytes = 0;
         let mut batch = self.db.batch();
         // Oldest first in each shard; a shard stops at its first record that must stay.
-        for shard in 0..self.identity.shards {
-            for guard in self.log.prefix(shard.to_be_bytes()) {
+        let mut begin_then = begins.clone();
+        for (shard, begin) in (0..).zip(&mut begin_then) {
+            let passed = self.checkpoint(shard)?;
+            for guard in self.log.range(log_key(shard, *begin)..=log_key(shard, u64::MAX)) {
                 let (key, value) = guard.into_inner()?;
                 let sequence = sequence_of(&key)?;
+                *begin = sequence;
                 let is_old = decode(sequence, &value)?.arrival_ms < retention.oldest_ms;
                 let is_over = trimmed.bytes_kept > retention.bytes_max;
-                if sequence > passed[&shard] || !(is_old || is_over) {
+                if sequence > passed || !(is_old || is_over) {
                     break;
                 }
+                *begin = sequence + 1;
                 batch.remove(&self.log, key);
                 trimmed.removed += 1;
                 trimmed.bytes_kept = trimmed.bytes_kept.saturating_sub(value.len() as u64);
+                removed_bytes += value.len() as u64;
             }
         }
         trimmed.is_full = trimmed.bytes_kept > retention.bytes_max;
-        *log_bytes = Some(trimmed.bytes_kept);
         if trimmed.removed > 0 {
-            // An emptied log must not forget which numbers were given.
+            // An emptied log must not forget which numbers were given: all that were removed, and maybe more.
+            let next = *self.next_sequence.lock().unwrap_or_else(PoisonError::into_inner);
             batch.insert(&self.meta, META_NEXT_SEQUENCE, &next.to_le_bytes()[..]);
             batch.durability(Some(PersistMode::SyncData)).commit()?;
+            self.log_bytes.fetch_sub(removed_bytes, Ordering::SeqCst);
         }
+        *begins = begin_then;
         Ok(trimmed)
+    }
+
+    /// Counts the bytes of the log. Where each shard's records begin.
+    fn count_log(&self) -> Result<Vec<u64>, StateError> {
+        // Nothing is appended meanwhile, so the count is exact.
+        let _next = self.next_sequence.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bytes = 0;
+        for guard in self.log.iter() {
+            bytes += guard.into_inner()?.1.len() as u64;
+        }
+        self.log_bytes.store(bytes, Ordering::SeqCst);
+        Ok(vec![0; self.identity.shards as usize])
     }
 
     /// Lets `rewrite` see each record that is not erased; whatever it answers, the record's place in the sequence stays. One synced batch per thousand changes.
     pub(super) fn rewrite_log(&self, rewrite: &mut dyn FnMut(&[u8]) -> Rewrite) -> Result<u64, StateError> {
+        let mut begins = self.log_begins.lock().unwrap_or_else(PoisonError::into_inner);
+        if begins.is_none() {
+            *begins = Some(self.count_log()?);
+        }
         let mut changed = 0;
         let mut batch = self.db.batch().durability(Some(PersistMode::SyncData));
         for guard in self.log.iter() {
@@ -247,6 +266,8 @@ impl State {
                 }
                 Rewrite::Empty => encode_erased(record.arrival_ms),
             };
+            // Modulo 2^64, a record that grew is as well counted as one that shrank.
+            self.log_bytes.fetch_add((bytes.len() as u64).wrapping_sub(value.len() as u64), Ordering::SeqCst);
             batch.insert(&self.log, key, bytes);
             changed += 1;
             if changed % 1000 == 0 {
@@ -257,6 +278,11 @@ impl State {
         batch.commit()?;
         Ok(changed)
     }
+}
+
+/// What a record counts in the log: its key, its data and a few bytes.
+pub const fn record_bytes(partition_key: &str, data: &[u8]) -> u64 {
+    (HEAD_BYTES + partition_key.len() + data.len()) as u64
 }
 
 fn log_key(shard: u32, sequence: u64) -> [u8; 12] {

@@ -16,6 +16,7 @@
 //! Not here: what an event means (`events`), and the order of a cut (`stream`).
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 use anabranch_events::CodecError;
@@ -166,8 +167,11 @@ pub struct State {
     committing: Mutex<()>,
     /// Floors in memory, since every history read asks for one. Empty for most deployments.
     floors: RwLock<std::collections::HashMap<ErasedName, i64>>,
-    /// Bytes of all log records; `None` until the first trim counts them.
-    log_bytes: Mutex<Option<u64>>,
+    /// Bytes of all log records: those appended since the opening, and from the first trim on, which counts the rest, all.
+    log_bytes: AtomicU64,
+    /// Where each shard's log begins, so that trimming does not pass again over what it removed; `None` until the first
+    /// trim. Its lock also makes trimming and erasing in the log one at a time.
+    log_begins: Mutex<Option<Vec<u64>>>,
     restored: bool,
 }
 
@@ -279,7 +283,8 @@ impl State {
             next_sequence: Mutex::new(next),
             committing: Mutex::new(()),
             floors: RwLock::new(floors),
-            log_bytes: Mutex::new(None),
+            log_bytes: AtomicU64::new(0),
+            log_begins: Mutex::new(None),
             restored,
             meta,
             db,

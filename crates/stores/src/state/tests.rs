@@ -6,7 +6,7 @@ use anabranch_events::event::{Event, Fields, TimeField};
 use anabranch_events::{EventSettings, EventTypes, History, HistoryKey, codec};
 
 use super::commit::Held;
-use super::log::{NewRecord, Retention, Rewrite, StartAt, hash_key, shard_of};
+use super::log::{NewRecord, Retention, Rewrite, StartAt, hash_key, record_bytes, shard_of};
 use super::{Create, State, StateError};
 
 fn create() -> Create {
@@ -165,6 +165,46 @@ fn retention_keeps_what_is_not_processed() {
     drop(state);
     let state = State::open(folder.path(), create()).unwrap();
     assert_eq!(state.append(&records[..1], None).unwrap(), [11], "an emptied log does not reuse numbers");
+}
+
+#[test]
+fn the_bytes_of_the_log_are_counted_through_trims_erasures_and_restarts() {
+    let folder = tempfile::tempdir().unwrap();
+    let types = types();
+    let record =
+        |shard: u32, data: &'static [u8], arrival_ms| NewRecord { shard, partition_key: "k", data, arrival_ms };
+    let each = record_bytes("k", b"u");
+    let state = State::open(folder.path(), create()).unwrap();
+    for i in 0..10 {
+        state.append(&[record(i % 2, b"u", i.into()), record(i % 2, b"v", i.into())], None).unwrap();
+    }
+    assert_eq!(state.log_bytes(), 20 * each);
+    drop(state);
+
+    let state = State::open(folder.path(), create()).unwrap();
+    state.append(&[record(0, b"w", 10)], None).unwrap();
+    let nothing = Retention { oldest_ms: i64::MIN, bytes_max: u64::MAX };
+    assert_eq!(state.trim(nothing).unwrap().bytes_kept, 21 * each, "the first trim counts what was there before");
+    assert_eq!(state.log_bytes(), 21 * each);
+    // Every other record is the forgotten user's; of an erased record the head stays.
+    state.forget(&HistoryKey::User("u".into()), T, &types, &without).unwrap();
+    assert_eq!(state.log_bytes(), 21 * each - 10 * 2);
+    // Again and again, each time a little further, as under load.
+    for (passed, left) in [(3, 20), (8, 16), (8, 16), (21, 0)] {
+        for shard in 0..2 {
+            state.commit(shard, passed, &HashMap::new(), &types).unwrap();
+        }
+        state.trim(Retention { oldest_ms: i64::MAX, bytes_max: 0 }).unwrap();
+        let held: usize = (0..2).map(|shard| state.read_after(shard, 0, 100, 1 << 20).unwrap().len()).sum();
+        assert!(held <= left, "{held} records are left after {passed}");
+        let erased = (0..2).flat_map(|shard| state.read_after(shard, 0, 100, 1 << 20).unwrap());
+        let erased = erased.filter(|record| record.data.is_none()).count() as u64;
+        assert_eq!(state.log_bytes(), held as u64 * each - erased * 2);
+    }
+    assert_eq!((state.log_bytes(), state.newest(0).unwrap(), state.newest(1).unwrap()), (0, 0, 0));
+    assert_eq!(state.append(&[record(1, b"u", 11)], None).unwrap(), [22]);
+    assert_eq!(state.trim(nothing).unwrap().bytes_kept, each);
+    assert_eq!(state.read_after(1, 0, 10, 100).unwrap().len(), 1, "what comes after a trim is found");
 }
 
 /// Removes whole records whose text names the owner; enough for a test of the plumbing.

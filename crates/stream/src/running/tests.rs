@@ -12,7 +12,7 @@ use anabranch_stores::lake::{LocalStore, MemoryStore, ObjectStore};
 use anabranch_stores::registry::ModelRegistry;
 
 use super::*;
-use crate::ingest::NewEvent;
+use crate::ingest::{IngestError, NewEvent};
 use crate::models::reload;
 use crate::notify::{NotifySettings, RuleSettings};
 use crate::settings::StreamSettings;
@@ -145,6 +145,65 @@ fn an_unfit_model_does_not_take_over() {
     assert!(models.newer_than(Some(&held)).unwrap_err().contains("corrupt"));
     reload(&shared, &models);
     assert_eq!(shared.model().version(), held);
+}
+
+/// Nothing is delivered while events come: the log fills to the byte, the door refuses, retention takes nothing that is
+/// not delivered, and delivery makes room again.
+#[test]
+fn a_full_log_refuses_and_loses_nothing() {
+    const BYTES_MAX: u64 = 64 << 20;
+    let folder = tempfile::tempdir().unwrap();
+    let (state, sink, clock) = (testing::state(folder.path(), 2), Arc::new(MemoryStore::new()), TestClock::new());
+    // The clock stands still, so no cut is due before somebody asks for it.
+    let settings = StreamSettings {
+        retention_bytes: BYTES_MAX,
+        retention_hours: 0,
+        cut_bytes: 1 << 30,
+        disk_free_bytes_min: 0,
+        ..StreamSettings::default()
+    };
+    let shared = testing::parts(Arc::clone(&state), Arc::clone(&sink) as _, clock, settings);
+    let stream = RunningStream::start(StreamParts { shared, models: None, notify: None }).unwrap();
+    let sized = |number: usize, bytes: usize| {
+        let mut data = format!("no event {number} ").into_bytes();
+        data.resize(bytes, b'x');
+        NewEvent { partition_key: format!("u{number:03}"), explicit_hash_key: None, data }
+    };
+    let mut taken = 0;
+    let refusal = loop {
+        match stream.appender().append(vec![sized(taken, 1_000_000)]) {
+            Ok(_) => taken += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(refusal, IngestError::Full { bytes_max: BYTES_MAX });
+    let each = anabranch_stores::state::log::record_bytes("u000", &vec![0; 1_000_000]);
+    assert_eq!(taken as u64, BYTES_MAX / each);
+    let room = stream.appender().log_room();
+    assert_eq!((state.log_bytes(), room), (taken as u64 * each, BYTES_MAX % each));
+    // What fits still does, in order, and all or nothing of one request.
+    let small = room as usize - 2 * (each as usize - 1_000_000);
+    let two = vec![sized(100, small / 2), sized(101, small - small / 2 + 1)];
+    assert_eq!(stream.appender().fitting(&two), (1, IngestError::Full { bytes_max: BYTES_MAX }));
+    assert!(stream.appender().append(two).is_err());
+    stream.appender().append(vec![sized(100, small / 2), sized(101, small - small / 2)]).unwrap();
+    assert_eq!(stream.appender().log_room(), 0);
+    taken += 2;
+
+    let all = Retention { oldest_ms: i64::MAX, bytes_max: 0 };
+    let trimmed = state.trim(all).unwrap();
+    assert_eq!((trimmed.removed, trimmed.is_full), (0, true), "retention takes nothing that is not delivered");
+    assert_eq!(stream.shared().blocked(), None, "a stream that is busy is well");
+    stream.flush().unwrap();
+    // The housekeeper removes what is delivered.
+    while stream.appender().log_room() < BYTES_MAX / 2 {
+        assert_eq!(stream.failure(), None);
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    stream.appender().append((0..16).map(|number| sized(number, 1_000_000)).collect()).unwrap();
+    stream.flush().unwrap();
+    assert_eq!(stream.shared().totals().rejected, taken as u64 + 16, "each event that was taken is accounted for");
+    stream.stop().unwrap();
 }
 
 /// Two carts, one owner forgotten while her notice waits: the other's goes out by the stream's own thread, hers never.
