@@ -48,7 +48,7 @@ pub struct LambdaSettings {
     /// The DynamoDB table of histories and checkpoints.
     pub table: String,
     /// The Firehose stream that `stream` delivers to; if empty it writes exactly-once objects to `places.delivered`
-    /// (the event source mapping's parallelization factor must then be 1).
+    /// (the event source mapping's parallelization factor must then be 1; batches that come side by side are refused).
     pub firehose: String,
     /// Namespace of ids and folders; `stream.name` if empty. Give it the stream's creation time, as a worker's has.
     pub namespace: String,
