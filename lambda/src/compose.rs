@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::log;
 use crate::models::Models;
-use crate::run::{Function, InvocationError, ScratchPool};
+use crate::run::{ChainForm, Function, InvocationError, ScratchPool};
 use crate::settings::Settings;
 use crate::stream::Handled;
 
@@ -172,6 +172,7 @@ fn compose(
         namespace: settings.namespace().to_owned(),
         clock,
         scratch: ScratchPool::default(),
+        chain: ChainForm::default(),
     };
     Ok((models, Composed { settings, connection, patience, function }))
 }

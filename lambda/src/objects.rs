@@ -34,6 +34,10 @@ pub fn deliver(
     model: &Arc<Model>,
     report: &mut Report,
 ) -> Result<(), InvocationError> {
+    if function.chain.get().is_none() {
+        object::claim_form(&*function.sink, &function.namespace, function.settings.form())?;
+        function.chain.get_or_init(|| ());
+    }
     records.sort_by_key(|record| record.position);
     let mut after = function.state.checkpoint(shard)?.position();
     let passed = take_through(&mut records, after);

@@ -37,7 +37,12 @@ pub struct Function {
     pub clock: Arc<dyn Clock>,
     /// Buffers of the model that scored last.
     pub scratch: ScratchPool,
+    /// Whether the chain of objects has the form of the settings; asked once a process.
+    pub chain: ChainForm,
 }
+
+/// Set once the chain of objects is known to have the form of the settings.
+pub type ChainForm = std::sync::OnceLock<()>;
 
 /// Buffers are kept between invocations; only one is under way at a time.
 #[derive(Debug, Default)]
@@ -69,6 +74,9 @@ pub enum InvocationError {
     /// An object in the chain is damaged or newer than this program.
     #[error(transparent)]
     Object(#[from] anabranch_stream::object::ObjectError),
+    /// The chain of objects has another form than the settings.
+    #[error(transparent)]
+    Form(#[from] anabranch_stream::object::FormError),
     /// A record in the range of an object that does not hold its list.
     #[error(
         "{shard}: the record at {position} has no list, though it lies in the range of {object}: batches of this shard \

@@ -16,13 +16,12 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use anabranch_events::Recommendation;
 use anabranch_events::wire::time::day_and_hour;
+use anabranch_events::{Recommendation, Trigger};
 use anabranch_models::Model;
 use anabranch_stores::lake::{LakeError, ObjectPath, ObjectStore};
 use anabranch_stream::object::{self, ObjectError, Trailer};
 use anabranch_stream::ports::{Position, Record, SequenceNumber, ShardId};
-use anabranch_stream::settings::Mode;
 use serde::Deserialize;
 
 use super::read_trailer;
@@ -47,7 +46,7 @@ struct Content {
     told: HashSet<Place>,
     /// Records with a dead letter.
     letters: HashSet<Place>,
-    /// Per-user mode: the record of each owner's list.
+    /// Of lists made in per-user mode: the record of each owner's.
     lists_of: HashMap<String, Place>,
 }
 
@@ -96,7 +95,7 @@ fn check_lists(
     let lists = function.apply(shard, records, model, held)?;
     for (line, record) in lists.lines().zip(&lists.records) {
         let record = &records[*record];
-        if !content.tells(function.settings.mode, line, record, object)? {
+        if !content.tells(line, record, object)? {
             let (position, object) = (record.position, object.as_str().to_owned());
             return Err(InvocationError::SideBySide { shard, position, object });
         }
@@ -187,8 +186,9 @@ impl Content {
             let list = parse::<Recommendation<'_>>(line, path)?;
             let place = (number(&list.sequence_number, path)?, list.sub_sequence_number);
             content.told.insert(place);
-            let newest = content.lists_of.entry(owner(&list)).or_insert(place);
-            *newest = place.max(*newest);
+            if list.trigger == Trigger::User {
+                content.lists_of.insert(owner(&list), place);
+            }
             content.ids.insert(list.recommendation_id.into_owned());
         }
         let (beside, _) = object::dead_letters_beside(path);
@@ -207,13 +207,13 @@ impl Content {
     }
 
     /// Whether the object tells of `record`, which would earn the list `line`.
-    fn tells(&self, mode: Mode, line: &[u8], record: &Record, path: &ObjectPath) -> Result<bool, ObjectError> {
+    fn tells(&self, line: &[u8], record: &Record, path: &ObjectPath) -> Result<bool, ObjectError> {
         let list = parse::<Recommendation<'_>>(line, path)?;
         let told = self.told.contains(&place(record)) || self.ids.contains(&*list.recommendation_id);
-        // In another cut a later event of the same user may have had the list.
+        // In per-user mode a later event of the same user may have had the list.
         let number = number(&list.sequence_number, path)?;
         let had = |last: &Place| *last >= (number, list.sub_sequence_number);
-        Ok(told || (mode == Mode::PerUser && self.lists_of.get(&owner(&list)).is_some_and(had)))
+        Ok(told || self.lists_of.get(&owner(&list)).is_some_and(had))
     }
 }
 

@@ -7,8 +7,10 @@ use anabranch_aws::lambda_events::KinesisEvent;
 use anabranch_stores::lake::{Fault, FaultPlan, FaultyStore, MemoryStore, Operation};
 use anabranch_stream::StreamSettings;
 use anabranch_stream::ports::{Checkpoint, Commit, StateStore};
-use anabranch_stream::settings::Mode;
-use anabranch_stream::testing::{self, MemoryState, When};
+use anabranch_stream::settings::{Compression, Mode};
+use anabranch_stream::shared::Shared;
+use anabranch_stream::testing::{self, MemoryShard, MemoryState, When};
+use anabranch_stream::worker::{Worker, WorkerError};
 
 use super::*;
 use crate::stream::StreamFunction;
@@ -151,14 +153,18 @@ fn batches_side_by_side_are_refused_and_the_setting_is_named() {
 #[test]
 fn what_was_delivered_is_known_again_in_any_cut_and_in_both_modes() {
     let puts = some_puts(39);
-    for mode in [Mode::PerEvent, Mode::PerUser] {
+    let modes = [Mode::PerEvent, Mode::PerUser];
+    for (mode, later) in modes.into_iter().flat_map(|mode| modes.map(|later| (mode, later))) {
         let world = World::new();
-        let settings = StreamSettings { mode, ..settings() };
-        let of = |state: &Arc<MemoryState>| StreamFunction {
-            function: function(Arc::clone(state) as _, Arc::clone(&world.sink) as _, settings.clone()),
+        let of = |mode: Mode, state: &Arc<MemoryState>| StreamFunction {
+            function: function(
+                Arc::clone(state) as _,
+                Arc::clone(&world.sink) as _,
+                StreamSettings { mode, ..settings() },
+            ),
             firehose: None::<FirehoseSink<MemoryFirehose>>,
         };
-        run(&of(&world.state), &puts, 13);
+        run(&of(mode, &world.state), &puts, 13);
         let before = world.sink.list("").unwrap();
         // A table restored to its beginning, or without histories and with a checkpoint; batches of other sizes.
         for (size, passed) in [(39, 0), (5, 0), (7, 26), (39, 39)] {
@@ -169,7 +175,7 @@ fn what_was_delivered_is_known_again_in_any_cut_and_in_both_modes() {
                 let shard = SHARD.parse().unwrap();
                 restored.commit(Commit { shard, checkpoint, histories, types, notices: &[] }).unwrap();
             }
-            run(&of(&restored), &puts, size);
+            run(&of(later, &restored), &puts, size);
             assert_eq!(restored.bytes(), world.state.bytes(), "{mode:?}, {size} at a time after {passed}");
             assert_eq!(world.sink.list("").unwrap(), before, "{mode:?}, {size} at a time after {passed}");
         }
@@ -216,4 +222,23 @@ fn a_batch_that_was_given_up_is_a_gap_and_its_records_are_counted() {
     let delivered = lines(&*world.sink);
     assert_eq!(delivered.len() as u64, given_up as u64 + report.delivered);
     assert_eq!(keep_first(&delivered).len(), delivered.len());
+}
+
+/// A worker on the same chain whose settings differ: refused before it delivers, whoever comes first.
+#[test]
+fn a_function_and_a_worker_of_two_forms_do_not_share_a_chain() {
+    let gzip = StreamSettings { compression: Compression::Gzip, ..settings() };
+    let world = World::new();
+    let event = kinesis_event(0, &some_puts(5));
+    world.objects().handle(&event, &testing::model()).unwrap();
+    let (state, sink) = (Arc::clone(&world.state), Arc::clone(&world.sink));
+    let parts = testing::port_parts(state, sink, testing::TestClock::new(), gzip.clone());
+    let mut worker = Worker::new(Arc::new(Shared::new(parts)), SHARD.parse().unwrap(), MemoryShard::new().reader());
+    assert!(matches!(worker.step(), Err(WorkerError::Form { .. })));
+
+    let world = World { sink: Arc::new(MemoryStore::new()), ..World::new() };
+    object::claim_form(&*world.sink, &format!("clicks-{}", testing::NOW_MS), Compression::Gzip).unwrap();
+    let error = world.objects().handle(&event, &testing::model()).unwrap_err();
+    assert!(matches!(error, InvocationError::Form(_)), "{error}");
+    assert!(world.sink.list("recommendations").unwrap().is_empty());
 }
