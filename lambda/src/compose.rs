@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anabranch_aws::backoff::Patience;
 use anabranch_aws::dynamo::histories::{DynamoState, StateParts, StateSettings};
+use anabranch_aws::kinesis::identity;
 use anabranch_aws::sdk::{AwsSettings, Connection};
 use anabranch_models::{Kernels, Model};
 use anabranch_stores::lake::{ObjectStore, S3Options, StoreOptions, open_store};
@@ -140,21 +141,25 @@ fn compose(
         cache_folder: settings.lambda.cache_folder.clone().into(),
         kernels: Kernels::best(),
     };
-    // Credentials and the model come over the network at the same time.
+    // Credentials, the stream's identity and the model come over the network at the same time.
     let model_clock = Arc::clone(&clock);
-    let (models, connection) = std::thread::scope(|scope| {
+    let seed = u64::from(std::process::id()) ^ clock.now_ms() as u64;
+    let (models, (connection, patience, namespace)) = std::thread::scope(|scope| {
         let models = scope.spawn(|| Models::open(source, types.clone(), model_clock, settings.lambda.model_poll_s));
         let connection = Connection::new(&AwsSettings::default(), runtime);
-        (models.join(), connection)
+        let patience = Patience::new(Arc::new(connection.pause()), seed);
+        let describe = || identity::describe(&connection.kinesis(&settings.stream.name, None), &patience);
+        let namespace = settings.namespace(describe);
+        (models.join(), (connection, patience, namespace))
     });
     let models = models.map_err(|_| anyhow::anyhow!("loading the model panicked"))??;
-    let patience = Patience::new(Arc::new(connection.pause()), u64::from(std::process::id()) ^ clock.now_ms() as u64);
+    let namespace = namespace?;
     let state = DynamoState::new(
         StateParts {
             api: Arc::new(connection.dynamo()),
             settings: StateSettings {
                 table: settings.lambda.table.clone(),
-                namespace: settings.namespace().to_owned(),
+                namespace: namespace.clone(),
                 retention_s: settings.retention_s(),
                 ttl_s: settings.history_s(),
             },
@@ -169,7 +174,7 @@ fn compose(
         sink: open(&settings.places.delivered)?,
         types,
         settings: settings.stream.clone(),
-        namespace: settings.namespace().to_owned(),
+        namespace,
         clock,
         scratch: ScratchPool::default(),
         chain: ChainForm::default(),

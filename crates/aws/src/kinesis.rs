@@ -8,11 +8,13 @@
 //! | [`fanout`] | a shard by enhanced fan-out (`SubscribeToShard`) |
 //! | [`shards`] | which shards may be read now, across splits and merges |
 //! | [`lease`] | spreading shards over workers |
+//! | [`identity`] | which stream it is: its namespace |
 //! | [`producer`] | `PutRecords`: limits, partial failures, order per partition key |
 //! | [`sdk`] | all of it over the official SDK |
 
 pub mod backlog;
 pub mod fanout;
+pub mod identity;
 pub mod kpl;
 pub mod lease;
 pub mod producer;
