@@ -27,4 +27,6 @@ pub use producer::Producer;
 pub use reader::PollingReader;
 
 #[cfg(test)]
+mod conformance;
+#[cfg(test)]
 mod promises;
