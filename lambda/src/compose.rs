@@ -18,6 +18,7 @@ use anyhow::Context as _;
 use lambda_runtime::{LambdaEvent, service_fn};
 use serde::{Deserialize, Serialize};
 
+use crate::init_error::{self, RUNTIME_API};
 use crate::log;
 use crate::models::Models;
 use crate::run::{ChainForm, Function, InvocationError, ScratchPool};
@@ -65,7 +66,18 @@ impl Clock for SystemClock {
     }
 }
 
-/// Composes, loads the model, and answers invocations until Lambda ends the process.
+/// Everything that an invocation needs, the model mapped and checked.
+struct Ready<H> {
+    runtime: tokio::runtime::Runtime,
+    models: Arc<Models>,
+    handler: Arc<H>,
+    clock: Arc<SystemClock>,
+    /// Namespace and stream of the metrics.
+    metrics: (String, String),
+}
+
+/// Composes, loads the model, and answers invocations until Lambda ends the process. Without a model no invocation is
+/// taken: Lambda is told why the function does not start.
 pub fn serve<E, H>(make: impl FnOnce(Composed) -> anyhow::Result<H>) -> anyhow::Result<()>
 where
     E: for<'de> Deserialize<'de> + Send + Sync + Debug + 'static,
@@ -74,22 +86,24 @@ where
     let clock = Arc::new(SystemClock { started: Instant::now() });
     let settings = Settings::load(std::env::vars());
     log::init(&settings.as_ref().map(|settings| settings.log.clone()).unwrap_or_default());
-    let served = settings.map_err(anyhow::Error::from).and_then(|settings| serve_with(settings, clock, make));
-    served.inspect_err(|error| {
-        let error = format!("{error:#}");
-        tracing::error!(error, "the function does not start");
-    })
+    match settings.map_err(anyhow::Error::from).and_then(|settings| prepare(settings, clock, make)) {
+        Ok(ready) => answer(ready),
+        Err(reason) => {
+            let error = format!("{reason:#}");
+            tracing::error!(error, "the function does not start");
+            if let Some(Err(error)) = std::env::var(RUNTIME_API).ok().map(|api| init_error::report(&api, &error)) {
+                tracing::warn!(%error, "Lambda is not told why");
+            }
+            Err(reason)
+        }
+    }
 }
 
-fn serve_with<E, H>(
+fn prepare<H>(
     settings: Settings,
     clock: Arc<SystemClock>,
     make: impl FnOnce(Composed) -> anyhow::Result<H>,
-) -> anyhow::Result<()>
-where
-    E: for<'de> Deserialize<'de> + Send + Sync + Debug + 'static,
-    H: Handler<E>,
-{
+) -> anyhow::Result<Ready<H>> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)
         .enable_all()
@@ -100,7 +114,15 @@ where
     let version = models.current().version().to_owned();
     let handler = Arc::new(make(composed)?);
     tracing::info!(elapsed_us = clock.monotonic_us(), version, "the function is ready");
+    Ok(Ready { runtime, models, handler, clock, metrics })
+}
 
+fn answer<E, H>(ready: Ready<H>) -> anyhow::Result<()>
+where
+    E: for<'de> Deserialize<'de> + Send + Sync + Debug + 'static,
+    H: Handler<E>,
+{
+    let Ready { runtime, models, handler, clock, metrics } = ready;
     let answer = move |event: LambdaEvent<E>| {
         let (handler, models, clock, metrics) =
             (Arc::clone(&handler), Arc::clone(&models), Arc::clone(&clock), metrics.clone());
