@@ -92,7 +92,7 @@ where
             let error = format!("{reason:#}");
             tracing::error!(error, "the function does not start");
             if let Some(Err(error)) = std::env::var(RUNTIME_API).ok().map(|api| init_error::report(&api, &error)) {
-                tracing::warn!(%error, "Lambda is not told why");
+                tracing::warn!(%error, "the reason cannot be told to Lambda");
             }
             Err(reason)
         }
