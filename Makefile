@@ -99,6 +99,7 @@ lambda: tools $(VENV)/.lambda
 		PATH="$(abspath $(VENV))/bin:$$PATH" $(CARGO) lambda build --locked --package anabranch-lambda --profile lambda \
 			--target $$target --output-format zip --lambda-dir $(TARGET)/lambda-zips/$$target || exit 1; \
 	done
+	$(PYTHON) scripts/check_zips.py $(TARGET)/lambda-zips
 	@ls -l $(TARGET)/lambda-zips/*/*/bootstrap.zip
 
 demo: tools

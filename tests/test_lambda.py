@@ -178,15 +178,20 @@ def test_stream_behind_an_event_source_mapping(cloud, firehose):
     stream_arn = open_stream(cloud)
     if firehose:
         cloud.delivery_stream(firehose)
-    map_to(cloud, stream_arn, cloud.function("stream", ANABRANCH__LAMBDA__FIREHOSE=firehose))
+    # Nobody says the namespace: it is a worker's, so a stream that is made again has one of its own.
+    settings = {"ANABRANCH__LAMBDA__FIREHOSE": firehose, "ANABRANCH__LAMBDA__NAMESPACE": ""}
+    map_to(cloud, stream_arn, cloud.function("stream", **settings))
     put_events(cloud.kinesis)
-    prefix = "lists/" if firehose else "live/recommendations/"
+    summary = cloud.kinesis.describe_stream_summary(StreamName="clicks")["StreamDescriptionSummary"]
+    namespace = f"clicks-{round(summary['StreamCreationTimestamp'].timestamp() * 1000)}"
+    prefix = "lists/" if firehose else f"live/recommendations/{namespace}/"
     wait_until("every event has its list in S3", lambda: all_events(cloud.lists(prefix)), 120)
     lists = cloud.lists(prefix)
     check_lists(lists)
     if not firehose:
         assert len(lists) == EVENTS, "each exactly once"
-    letters = wait_until("the record that is no event is a dead letter", lambda: cloud.lists("live/dead-letters/"), 30)
+    letters_prefix = f"live/dead-letters/{namespace}/"
+    letters = wait_until("the record that is no event is a dead letter", lambda: cloud.lists(letters_prefix), 30)
     assert [letter["raw"] for letter in letters] == ["no json"]
     # Histories are there, one item a user, and a checkpoint for each shard.
     items = cloud.dynamodb.scan(TableName="state")["Items"]

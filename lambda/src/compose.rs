@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anabranch_aws::backoff::Patience;
 use anabranch_aws::dynamo::histories::{DynamoState, StateParts, StateSettings};
+use anabranch_aws::kinesis::identity;
 use anabranch_aws::sdk::{AwsSettings, Connection};
 use anabranch_models::{Kernels, Model};
 use anabranch_stores::lake::{ObjectStore, S3Options, StoreOptions, open_store};
@@ -17,9 +18,10 @@ use anyhow::Context as _;
 use lambda_runtime::{LambdaEvent, service_fn};
 use serde::{Deserialize, Serialize};
 
+use crate::init_error::{self, RUNTIME_API};
 use crate::log;
 use crate::models::Models;
-use crate::run::{Function, InvocationError, ScratchPool};
+use crate::run::{ChainForm, Function, InvocationError, ScratchPool};
 use crate::settings::Settings;
 use crate::stream::Handled;
 
@@ -64,7 +66,18 @@ impl Clock for SystemClock {
     }
 }
 
-/// Composes, loads the model, and answers invocations until Lambda ends the process.
+/// Everything that an invocation needs, the model mapped and checked.
+struct Ready<H> {
+    runtime: tokio::runtime::Runtime,
+    models: Arc<Models>,
+    handler: Arc<H>,
+    clock: Arc<SystemClock>,
+    /// Namespace and stream of the metrics.
+    metrics: (String, String),
+}
+
+/// Composes, loads the model, and answers invocations until Lambda ends the process. Without a model no invocation is
+/// taken: Lambda is told why the function does not start.
 pub fn serve<E, H>(make: impl FnOnce(Composed) -> anyhow::Result<H>) -> anyhow::Result<()>
 where
     E: for<'de> Deserialize<'de> + Send + Sync + Debug + 'static,
@@ -73,22 +86,24 @@ where
     let clock = Arc::new(SystemClock { started: Instant::now() });
     let settings = Settings::load(std::env::vars());
     log::init(&settings.as_ref().map(|settings| settings.log.clone()).unwrap_or_default());
-    let served = settings.map_err(anyhow::Error::from).and_then(|settings| serve_with(settings, clock, make));
-    served.inspect_err(|error| {
-        let error = format!("{error:#}");
-        tracing::error!(error, "the function does not start");
-    })
+    match settings.map_err(anyhow::Error::from).and_then(|settings| prepare(settings, clock, make)) {
+        Ok(ready) => answer(ready),
+        Err(reason) => {
+            let error = format!("{reason:#}");
+            tracing::error!(error, "the function does not start");
+            if let Some(Err(error)) = std::env::var(RUNTIME_API).ok().map(|api| init_error::report(&api, &error)) {
+                tracing::warn!(%error, "the reason cannot be told to Lambda");
+            }
+            Err(reason)
+        }
+    }
 }
 
-fn serve_with<E, H>(
+fn prepare<H>(
     settings: Settings,
     clock: Arc<SystemClock>,
     make: impl FnOnce(Composed) -> anyhow::Result<H>,
-) -> anyhow::Result<()>
-where
-    E: for<'de> Deserialize<'de> + Send + Sync + Debug + 'static,
-    H: Handler<E>,
-{
+) -> anyhow::Result<Ready<H>> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)
         .enable_all()
@@ -99,7 +114,15 @@ where
     let version = models.current().version().to_owned();
     let handler = Arc::new(make(composed)?);
     tracing::info!(elapsed_us = clock.monotonic_us(), version, "the function is ready");
+    Ok(Ready { runtime, models, handler, clock, metrics })
+}
 
+fn answer<E, H>(ready: Ready<H>) -> anyhow::Result<()>
+where
+    E: for<'de> Deserialize<'de> + Send + Sync + Debug + 'static,
+    H: Handler<E>,
+{
+    let Ready { runtime, models, handler, clock, metrics } = ready;
     let answer = move |event: LambdaEvent<E>| {
         let (handler, models, clock, metrics) =
             (Arc::clone(&handler), Arc::clone(&models), Arc::clone(&clock), metrics.clone());
@@ -140,21 +163,25 @@ fn compose(
         cache_folder: settings.lambda.cache_folder.clone().into(),
         kernels: Kernels::best(),
     };
-    // Credentials and the model come over the network at the same time.
+    // Credentials, the stream's identity and the model come over the network at the same time.
     let model_clock = Arc::clone(&clock);
-    let (models, connection) = std::thread::scope(|scope| {
+    let seed = u64::from(std::process::id()) ^ clock.now_ms() as u64;
+    let (models, (connection, patience, namespace)) = std::thread::scope(|scope| {
         let models = scope.spawn(|| Models::open(source, types.clone(), model_clock, settings.lambda.model_poll_s));
         let connection = Connection::new(&AwsSettings::default(), runtime);
-        (models.join(), connection)
+        let patience = Patience::new(Arc::new(connection.pause()), seed);
+        let describe = || identity::describe(&connection.kinesis(&settings.stream.name, None), &patience);
+        let namespace = settings.namespace(describe);
+        (models.join(), (connection, patience, namespace))
     });
     let models = models.map_err(|_| anyhow::anyhow!("loading the model panicked"))??;
-    let patience = Patience::new(Arc::new(connection.pause()), u64::from(std::process::id()) ^ clock.now_ms() as u64);
+    let namespace = namespace?;
     let state = DynamoState::new(
         StateParts {
             api: Arc::new(connection.dynamo()),
             settings: StateSettings {
                 table: settings.lambda.table.clone(),
-                namespace: settings.namespace().to_owned(),
+                namespace: namespace.clone(),
                 retention_s: settings.retention_s(),
                 ttl_s: settings.history_s(),
             },
@@ -169,9 +196,10 @@ fn compose(
         sink: open(&settings.places.delivered)?,
         types,
         settings: settings.stream.clone(),
-        namespace: settings.namespace().to_owned(),
+        namespace,
         clock,
         scratch: ScratchPool::default(),
+        chain: ChainForm::default(),
     };
     Ok((models, Composed { settings, connection, patience, function }))
 }

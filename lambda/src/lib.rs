@@ -8,6 +8,7 @@
 //! | [`objects`] | exactly-once objects in place of a Firehose stream |
 //! | [`projection`] | which lists become shorter when an answer is too large |
 //! | [`dead`] | dead letters, under names that a repeated invocation finds again |
+//! | [`init_error`] | tells Lambda why a function does not start |
 //! | [`log`] | the log on stderr |
 //! | [`models`] | the current snapshot: mapped before the first event, replaced without a half-updated read |
 //! | [`report`] | what an invocation counted, as metrics |
@@ -22,6 +23,7 @@
 
 pub mod compose;
 pub mod dead;
+pub mod init_error;
 pub mod log;
 pub mod models;
 pub mod objects;

@@ -5,8 +5,11 @@
 //! an object of its own. The mapping may cut the batch differently the second time (a bisection), so records that the
 //! checkpoint has passed are joined again whenever they come; that changes nothing unless their commit was cut short.
 //!
-//! The mapping must hand over one batch of a shard at a time (parallelization factor 1): two at once would want the same
-//! name, and the one that comes second would find that its records are not in the object.
+//! Batches that come side by side (a parallelization factor above 1) cannot be one chain: a record that another
+//! invocation's object passed over without its list is found by `range`, and the invocation refused, with everything
+//! as it was. A batch that never comes (the mapping gave it up) cannot be told from numbers, which have gaps anyway: the
+//! chain goes on over it. If its object was delivered and its commit was not, its records stay out of the histories, and
+//! are counted as missing.
 
 use std::sync::Arc;
 
@@ -16,9 +19,12 @@ use anabranch_stream::object::{self, ObjectError, Trailer};
 use anabranch_stream::ports::{Position, Record, ShardId};
 use anabranch_stream::transform::NO_OVERLAY;
 
+use crate::dead;
 use crate::report::Report;
 use crate::run::{Applied, Function, Held, InvocationError};
 use crate::stream::commit_at;
+
+mod range;
 
 /// Delivers one shard's records.
 pub fn deliver(
@@ -28,12 +34,18 @@ pub fn deliver(
     model: &Arc<Model>,
     report: &mut Report,
 ) -> Result<(), InvocationError> {
+    if function.chain.get().is_none() {
+        object::claim_form(&*function.sink, &function.namespace, function.settings.form())?;
+        function.chain.get_or_init(|| ());
+    }
     records.sort_by_key(|record| record.position);
     let mut after = function.state.checkpoint(shard)?.position();
     let passed = take_through(&mut records, after);
     if !passed.is_empty() {
         let mut held = Held::default();
         let applied = function.apply_unscored(shard, &passed, model, &mut held)?;
+        let letters = range::check_passed(function, shard, &passed, &applied, model)?;
+        dead::write(function, shard, &passed, &applied, |record| letters[record])?;
         commit_at(function, shard, after, &held)?;
         report.add(&applied);
     }
@@ -48,9 +60,17 @@ pub fn deliver(
         };
         tracing::info!(%shard, %after, last = %trailer.last, "rolling forward over an object");
         let covered = take_through(&mut records, trailer.last);
+        let missing = trailer.counts.records.saturating_sub(covered.len() as u64);
         let mut held = Held::default();
         let applied = function.apply_unscored(shard, &covered, model, &mut held)?;
-        put_dead_letters(function, &path, &applied)?;
+        let letters = range::check(function, shard, &path, &covered, &applied, model)?;
+        if missing == 0 {
+            put_dead_letters(function, &path, &applied)?;
+        } else {
+            tracing::warn!(%shard, %after, last = %trailer.last, missing, "an object covers records that the batch does not hold");
+            report.missing += missing;
+            dead::write(function, shard, &covered, &applied, |record| letters[record])?;
+        }
         commit_at(function, shard, trailer.last, &held)?;
         report.add(&applied);
         after = trailer.last;

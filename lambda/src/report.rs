@@ -43,6 +43,8 @@ pub struct Report {
     pub undeliverable: u64,
     /// Records that come again: their delivery failed, or their answer would have been too large.
     pub retried: u64,
+    /// Records of objects that were rolled forward over without them.
+    pub missing: u64,
     /// Lists made.
     pub lists: u64,
     /// Lists as long as was asked for.
@@ -102,6 +104,7 @@ impl Report {
             count("ListsUndeliverable", self.undeliverable),
             count("ListsShortened", self.shortened),
             count("RecordsRetried", self.retried),
+            count("RecordsMissing", self.missing),
             ("LatencyFromEvent", Unit::Milliseconds, quantiles(&self.from_event_ms)),
             ("LatencyFromArrival", Unit::Milliseconds, quantiles(&self.from_arrival_ms)),
             ("SnapshotAge", Unit::Seconds, vec![snapshot_age_s]),

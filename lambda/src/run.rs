@@ -15,7 +15,7 @@ use anabranch_stream::histories::{Histories, read_ahead};
 use anabranch_stream::measures::{ListTimes, Tally};
 use anabranch_stream::notify::Rules;
 use anabranch_stream::object::Counts;
-use anabranch_stream::ports::{PortError, Record, ShardId, StateStore};
+use anabranch_stream::ports::{PortError, Position, Record, ShardId, StateStore};
 use anabranch_stream::settings::Mode;
 use anabranch_stream::transform::{Batch, Earned, Output, Pending, Transform};
 use anabranch_stream::{Clock, StreamSettings};
@@ -37,7 +37,12 @@ pub struct Function {
     pub clock: Arc<dyn Clock>,
     /// Buffers of the model that scored last.
     pub scratch: ScratchPool,
+    /// Whether the chain of objects has the form of the settings; asked once a process.
+    pub chain: ChainForm,
 }
+
+/// Set once the chain of objects is known to have the form of the settings.
+pub type ChainForm = std::sync::OnceLock<()>;
 
 /// Buffers are kept between invocations; only one is under way at a time.
 #[derive(Debug, Default)]
@@ -69,6 +74,23 @@ pub enum InvocationError {
     /// An object in the chain is damaged or newer than this program.
     #[error(transparent)]
     Object(#[from] anabranch_stream::object::ObjectError),
+    /// The chain of objects has another form than the settings.
+    #[error(transparent)]
+    Form(#[from] anabranch_stream::object::FormError),
+    /// A record in the range of an object that does not hold its list.
+    #[error(
+        "{shard}: the record at {position} has no list, though it lies in the range of {object}: batches of this shard \
+         come side by side, which exactly-once objects do not allow. Set the event source mapping's \
+         ParallelizationFactor to 1, then see \"Batches side by side\" in docs/operations.md"
+    )]
+    SideBySide {
+        /// The shard.
+        shard: ShardId,
+        /// The record.
+        position: Position,
+        /// The object.
+        object: String,
+    },
     /// Lines could not be compressed.
     #[error("compressing: {0}")]
     Compress(#[from] std::io::Error),

@@ -1,6 +1,8 @@
 //! The settings: the keys of `anabranch.toml`, from the environment (`ANABRANCH__STREAM__LIST_LENGTH=10`), and a section
 //! of their own, `[lambda]`. Sections of other programs are passed over, so one set of settings serves all.
 
+use anabranch_aws::api::{ApiError, StreamSummary};
+use anabranch_aws::kinesis::identity;
 use anabranch_events::EventSettings;
 use anabranch_events::erasure::{ErasureKey, KEY_BYTES};
 use anabranch_stream::StreamSettings;
@@ -48,9 +50,11 @@ pub struct LambdaSettings {
     /// The DynamoDB table of histories and checkpoints.
     pub table: String,
     /// The Firehose stream that `stream` delivers to; if empty it writes exactly-once objects to `places.delivered`
-    /// (the event source mapping's parallelization factor must then be 1).
+    /// (the event source mapping's parallelization factor must then be 1; batches that come side by side are refused).
     pub firehose: String,
-    /// Namespace of ids and folders; `stream.name` if empty. Give it the stream's creation time, as a worker's has.
+    /// Namespace of ids, folders and checkpoints. If empty it is that of a worker on the Kinesis stream `stream.name`, its
+    /// name and creation time, which Kinesis is asked for (`kinesis:DescribeStreamSummary`, which the role of an event
+    /// source mapping has). Set it where no Kinesis stream is behind the function, or it may not ask.
     pub namespace: String,
     /// The secret under which forgotten owners are named: 64 hexadecimal digits.
     pub erasure_key: String,
@@ -129,9 +133,26 @@ impl Settings {
         self.erasure_key().map(drop)
     }
 
-    /// Namespace of ids and folders.
-    pub fn namespace(&self) -> &str {
-        if self.lambda.namespace.is_empty() { &self.stream.name } else { &self.lambda.namespace }
+    /// Namespace of ids, folders and checkpoints: what is set, or what a worker on the same stream has. `describe` asks
+    /// Kinesis. There is no other default: under a name alone a stream that was made again would go on in the chain and the
+    /// checkpoints of the one before, with other sequence numbers.
+    pub fn namespace(
+        &self,
+        describe: impl FnOnce() -> Result<StreamSummary, ApiError>,
+    ) -> Result<String, SettingsError> {
+        if !self.lambda.namespace.is_empty() {
+            return Ok(self.lambda.namespace.clone());
+        }
+        let summary = describe().map_err(|error| {
+            SettingsError(format!(
+                "the creation time of the stream, which is part of its namespace, is not to be had: {error}. Set \
+                 {prefix}LAMBDA__NAMESPACE to {name}-<creation time in milliseconds since 1970> (any fixed name if \
+                 records are put straight into Firehose), or mend {prefix}STREAM__NAME or the function's policy",
+                prefix = tree::ENVIRONMENT_PREFIX,
+                name = self.stream.name,
+            ))
+        })?;
+        Ok(identity::namespace(&self.stream.name, &summary))
     }
 
     /// The secret of the erasure table.
@@ -165,6 +186,8 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use anabranch_aws::api::ApiErrorKind;
+
     use super::*;
 
     fn needed() -> Vec<(String, String)> {
@@ -195,13 +218,23 @@ mod tests {
         ])
         .unwrap();
         assert_eq!((settings.stream.list_length, settings.lambda.partition), (7, Partition::Hour));
-        assert_eq!(
-            (settings.namespace(), settings.retention_s(), settings.history_s()),
-            ("clicks", 86_400, 34_560_000)
-        );
+        assert_eq!((settings.retention_s(), settings.history_s()), (86_400, 34_560_000));
         assert_eq!(settings.erasure_key().unwrap().secret_bytes(), &[0x0a; 32]);
         assert!(!format!("{settings:?}").contains("0a0a"), "the secret stays out of logs");
-        assert_eq!(load(&[("ANABRANCH__LAMBDA__NAMESPACE", "clicks-17")]).unwrap().namespace(), "clicks-17");
+    }
+
+    #[test]
+    fn the_namespace_is_a_workers_or_the_one_that_is_set() {
+        let summary = || Ok(StreamSummary { arn: String::new(), created_ms: 17, retention_hours: 24 });
+        let denied = || Err(ApiError::new(ApiErrorKind::Denied, "DescribeStreamSummary", "stream clicks", "no"));
+        assert_eq!(load(&[]).unwrap().namespace(summary).unwrap(), "clicks-17");
+        assert_eq!(load(&[("ANABRANCH__STREAM__NAME", "shop")]).unwrap().namespace(summary).unwrap(), "shop-17");
+        let error = load(&[]).unwrap().namespace(denied).unwrap_err().to_string();
+        for part in ["ANABRANCH__LAMBDA__NAMESPACE", "clicks-<creation time", "DescribeStreamSummary", "policy"] {
+            assert!(error.contains(part), "{error}");
+        }
+        let set = load(&[("ANABRANCH__LAMBDA__NAMESPACE", "clicks-18")]).unwrap();
+        assert_eq!(set.namespace(|| panic!("nobody is asked")).unwrap(), "clicks-18");
     }
 
     #[test]

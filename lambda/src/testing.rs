@@ -21,7 +21,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use crate::run::{Function, ScratchPool};
+use crate::run::{ChainForm, Function, ScratchPool};
 use crate::settings::Partition;
 use crate::stream::StreamFunction;
 use crate::transform::TransformFunction;
@@ -134,6 +134,7 @@ pub(crate) fn function(state: Arc<dyn StateStore>, sink: Arc<dyn ObjectStore>, s
         namespace: format!("clicks-{NOW_MS}"),
         clock: TestClock::new(),
         scratch: ScratchPool::default(),
+        chain: ChainForm::default(),
     }
 }
 

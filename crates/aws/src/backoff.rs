@@ -42,11 +42,20 @@ impl Patience {
         true
     }
 
+    /// The most that all waits of one call sum to, in milliseconds. What the attempts themselves take comes on top.
+    pub fn waits_ms_max(&self) -> u64 {
+        (1..self.attempts_max).fold(0, |sum, attempt| sum.saturating_add(self.step_ms(attempt)))
+    }
+
     /// The wait after attempt `attempt`, counted from 1, in milliseconds; for callers that come back by themselves.
     pub fn wait_ms(&self, attempt: u32) -> u64 {
-        let doubled = self.first_ms.saturating_mul(1_u64.checked_shl(attempt.saturating_sub(1)).unwrap_or(u64::MAX));
-        let step = doubled.min(self.longest_ms);
+        let step = self.step_ms(attempt);
         step - self.jitter.below(step / 2 + 1)
+    }
+
+    fn step_ms(&self, attempt: u32) -> u64 {
+        let doubled = self.first_ms.saturating_mul(1_u64.checked_shl(attempt.saturating_sub(1)).unwrap_or(u64::MAX));
+        doubled.min(self.longest_ms)
     }
 }
 
@@ -95,6 +104,21 @@ mod tests {
         for (wait, step) in waits.iter().zip([50, 100, 200, 400, 800, 1600, 3200]) {
             assert!((step / 2..=step).contains(wait), "{wait} for {step}");
         }
+    }
+
+    /// docs/traps.md, 23: "at most 6.4 s".
+    #[test]
+    fn the_waits_of_a_call_sum_to_what_the_documents_say() {
+        for seed in 0..200 {
+            let noted = Arc::new(Noted::default());
+            let patience = Patience::new(noted.clone(), seed);
+            assert!((1..1000).any(|attempt| !patience.wait_after(attempt)), "it comes to an end");
+            let waited: u64 = noted.0.lock().unwrap().iter().sum();
+            assert!(waited <= patience.waits_ms_max() && patience.waits_ms_max() <= 6_400, "{waited}");
+        }
+        let endless =
+            Patience { attempts_max: 100_000, longest_ms: u64::MAX, ..Patience::new(Arc::new(Noted::default()), 1) };
+        assert_eq!(endless.waits_ms_max(), u64::MAX, "no sum overflows");
     }
 
     #[test]

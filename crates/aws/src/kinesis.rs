@@ -8,11 +8,13 @@
 //! | [`fanout`] | a shard by enhanced fan-out (`SubscribeToShard`) |
 //! | [`shards`] | which shards may be read now, across splits and merges |
 //! | [`lease`] | spreading shards over workers |
+//! | [`identity`] | which stream it is: its namespace |
 //! | [`producer`] | `PutRecords`: limits, partial failures, order per partition key |
 //! | [`sdk`] | all of it over the official SDK |
 
 pub mod backlog;
 pub mod fanout;
+pub mod identity;
 pub mod kpl;
 pub mod lease;
 pub mod producer;
@@ -24,5 +26,7 @@ pub use fanout::FanOutReader;
 pub use producer::Producer;
 pub use reader::PollingReader;
 
+#[cfg(test)]
+mod conformance;
 #[cfg(test)]
 mod promises;

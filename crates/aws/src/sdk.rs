@@ -107,3 +107,20 @@ impl Pause for RuntimePause {
         self.0.block_on(async { tokio::time::sleep(Duration::from_millis(ms)).await });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::backoff::Patience;
+    use crate::testing::SimClock;
+
+    /// docs/traps.md, 23: Lambda lets a function have fifteen minutes, Firehose waits five for its transformation.
+    #[test]
+    fn a_call_that_is_never_answered_ends_before_firehose_stops_waiting() {
+        let patience = Patience::new(Arc::new(SimClock::default()), 1);
+        let attempts_ms = u64::from(patience.attempts_max) * AwsSettings::default().request_timeout_ms;
+        assert!(attempts_ms + patience.waits_ms_max() <= 127_000);
+    }
+}

@@ -9,6 +9,7 @@ use anabranch_aws::dynamo::histories::{DynamoState, StateParts, StateSettings};
 use anabranch_aws::dynamo::leases::DynamoLeases;
 use anabranch_aws::fleet::{Fleet, FleetParts, FleetSettings, Reading};
 use anabranch_aws::kinesis::fanout::FanOutSettings;
+use anabranch_aws::kinesis::identity;
 use anabranch_aws::kinesis::reader::PollSettings;
 use anabranch_aws::sdk::{AwsSettings, Connection};
 use anabranch_batch::dataset::Dataset;
@@ -82,13 +83,16 @@ impl Account {
         let connection = Connection::new(&aws, runtime.handle().clone());
         let patience = Patience::new(Arc::new(connection.pause()), u64::from_le_bytes(chance()?));
         let api: Arc<dyn KinesisApi> = Arc::new(connection.kinesis(stream.clone(), some(&source.consumer_arn)));
-        let summary = describe(&*api, &patience)?;
+        let summary = identity::describe(&*api, &patience).map_err(|error| match error.kind {
+            ApiErrorKind::NotFound => Failure::missing(error),
+            kind => Failure::of(kind.kind(), error),
+        })?;
         Ok(Self { runtime, connection, patience, api, stream, summary })
     }
 
     /// The stream's name and creation time: a stream that is deleted and made again is another one.
     fn namespace(&self) -> String {
-        format!("{}-{}", self.stream, self.summary.created_ms)
+        identity::namespace(&self.stream, &self.summary)
     }
 
     /// The stream, for people.
@@ -197,18 +201,6 @@ impl Account {
     pub(crate) fn close(self) {
         self.runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     }
-}
-
-fn describe(api: &dyn KinesisApi, patience: &Patience) -> Result<StreamSummary, Failure> {
-    for attempt in 1.. {
-        match api.describe() {
-            Err(error) if error.kind.kind() == ErrorKind::Retry && patience.wait_after(attempt) => {}
-            Err(error) if error.kind == ApiErrorKind::NotFound => return Err(Failure::missing(error)),
-            Err(error) => return Err(Failure::of(error.kind.kind(), error)),
-            Ok(summary) => return Ok(summary),
-        }
-    }
-    Err(Failure::of(ErrorKind::Bug, "patience has an end"))
 }
 
 fn chance() -> Result<[u8; 8], Failure> {

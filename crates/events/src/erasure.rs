@@ -90,7 +90,7 @@ mod tests {
         assert!(ErasedName::parse(&"é".repeat(32)).is_none());
     }
 
-    /// Found by fuzzing: `+2` was read as the byte 2, so one name had several texts.
+    /// Found by running its fuzz target: `+2` was read as the byte 2, so one name had several texts.
     #[test]
     fn a_sign_is_no_digit_of_a_name() {
         assert!(ErasedName::parse(&"+2".repeat(32)).is_none());

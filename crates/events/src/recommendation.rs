@@ -102,7 +102,8 @@ pub fn recommendation_id(namespace: &str, key: &HistoryKey, class: &str, event: 
 mod tests {
     use super::*;
 
-    /// Found by fuzzing: 1e39 was read as infinity, which is written as `null`.
+    /// The law of the fuzz target of lists, broken when it was written down: 1e39 was read as infinity, which is written as
+    /// `null`.
     #[test]
     fn a_score_beyond_32_bits_is_refused() {
         let item = |score: &str| {

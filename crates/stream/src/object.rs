@@ -6,7 +6,7 @@
 //! nothing of it sees plain JSON Lines. In Parquet it stands in the footer (`parquet`). Layout in `docs/formats.md`.
 //!
 //! A name is made of the position that the object comes **after**: two workers at the same place want the same name,
-//! and only one of them gets it.
+//! and only one of them gets it. Its ending is the chain's (`claim`), not the worker's.
 
 use std::borrow::Cow;
 use std::io::{self, Read, Write};
@@ -19,7 +19,10 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::ports::{Position, ShardId};
 use crate::settings::{Compression, Format};
 
+mod claim;
 mod parquet;
+
+pub use claim::{CHAINS, FormError, claim_form, form_path};
 
 /// Size of the trailer, in bytes.
 pub const TRAILER_BYTES: usize = 1024;

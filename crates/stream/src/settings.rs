@@ -52,10 +52,10 @@ pub struct StreamSettings {
     pub list_length: usize,
     /// Which items a list does not show.
     pub hide: Hide,
-    /// What delivered objects are. It is part of their names, so let every worker of a stream have the same: stop them
-    /// all to change it.
+    /// What delivered objects are. It is part of their names, so a stream keeps what it began with: a worker or function
+    /// with another format is refused, and told how to change it.
     pub format: Format,
-    /// Compression of delivered objects, and the same holds for it.
+    /// Compression of delivered objects, and the same holds for it, but for Parquet (there it is inside).
     pub compression: Compression,
     /// A cut is made at the latest this long after its first record, in milliseconds.
     pub cut_after_ms: u64,

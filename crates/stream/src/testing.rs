@@ -77,7 +77,17 @@ pub fn next_model() -> Arc<Model> {
     Arc::clone(MODEL.get_or_init(|| train("fedcba9876543210", 1)))
 }
 
+/// The bytes of [`model`]'s snapshot.
+pub fn snapshot() -> Vec<u8> {
+    learned(4)
+}
+
 fn train(version: &str, iterations: usize) -> Arc<Model> {
+    let snapshot = Arc::new(Snapshot::from_bytes(&learned(iterations)).unwrap());
+    Arc::new(Model::new(snapshot, version, Kernels::best()).unwrap())
+}
+
+fn learned(iterations: usize) -> Vec<u8> {
     let index = ItemIndex::new((0..20).map(|i| format!("i{i}")).collect()).unwrap();
     let rows: Vec<Vec<(u32, f32)>> = (0..30_u32)
         .map(|user| {
@@ -91,9 +101,7 @@ fn train(version: &str, iterations: usize) -> Arc<Model> {
     };
     let provenance =
         Provenance { events: &events(), as_of_ms: NOW_MS, demand: None, titles: &[], metrics: BTreeMap::new() };
-    let learned = learn(Kernels::best(), &rows, &index, &settings, &provenance, |_| {}).unwrap();
-    let snapshot = Arc::new(Snapshot::from_bytes(&learned.snapshot).unwrap());
-    Arc::new(Model::new(snapshot, version, Kernels::best()).unwrap())
+    learn(Kernels::best(), &rows, &index, &settings, &provenance, |_| {}).unwrap().snapshot
 }
 
 /// A new state.

@@ -117,6 +117,8 @@ pub struct Worker {
     phase: Phase,
     attempts: usize,
     is_flushing: bool,
+    /// The chain has the form of our settings.
+    is_form_claimed: bool,
     /// When the chain was last seen to end at our place (its checkpoint was read, our object was created), by both clocks:
     /// the monotonic one may stand still while a machine is suspended, the other may step. A commit says nothing of it.
     placed: (u64, i64),
@@ -142,6 +144,7 @@ impl Worker {
             phase: Phase::Recovering(None),
             attempts: 0,
             is_flushing: false,
+            is_form_claimed: false,
             placed: (0, 0),
         }
     }

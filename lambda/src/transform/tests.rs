@@ -119,3 +119,25 @@ fn an_empty_request_is_answered() {
     let (answers, report) = handle(&World::new(), &requested(&json!([])));
     assert!(answers.is_empty() && report == Report::default());
 }
+
+/// Firehose holds 500 partitions at once: their number follows the hours of arrival, whatever the users, items and event
+/// times are.
+#[test]
+fn partitions_are_as_many_as_the_hours_of_arrival() {
+    const HOUR_MS: i64 = 3_600_000;
+    let puts: Vec<Put> = (0..600)
+        .map(|i| {
+            let arrival_ms = NOW_MS - i % 3 * HOUR_MS;
+            let data = event(&format!("u{i}"), &format!("i{}", i % 20), "view", arrival_ms - i * HOUR_MS);
+            Put { arrival_ms, ..Put::one(&format!("u{i}"), data) }
+        })
+        .collect();
+    for (partition, expected) in [(Partition::None, 0), (Partition::Day, 1), (Partition::Hour, 3)] {
+        let handled = World::new().transform(partition).handle(&firehose_event(0, &puts), &testing::model()).unwrap();
+        let answers = serde_json::to_value(&handled.response).unwrap();
+        let answers = answers["records"].as_array().unwrap();
+        assert!(answers.len() == 600 && answers.iter().all(|answer| answer["result"] == "Ok"));
+        let keys = answers.iter().filter_map(|answer| answer["metadata"].get("partitionKeys")).map(ToString::to_string);
+        assert_eq!(keys.collect::<std::collections::BTreeSet<_>>().len(), expected, "{partition:?}");
+    }
+}

@@ -1,4 +1,4 @@
-//! What every reader of a shard promises, whatever Kinesis does meanwhile. Run by the tests of each.
+//! What every reader of a shard promises, whatever Kinesis does meanwhile; `conformance` holds both readers to it.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
@@ -8,7 +8,9 @@ use anabranch_stream::Clock;
 use anabranch_stream::ports::{Page, Position, Record, SequenceNumber, ShardId, ShardReader};
 use proptest::prelude::*;
 
+use super::fanout::{FanOutReader, FanOutSettings};
 use super::kpl::Aggregator;
+use super::reader::{PollSettings, PollingReader};
 use crate::backoff::{Jitter, Patience};
 use crate::testing::{Faults, SimClock, SimKinesis};
 
@@ -24,6 +26,21 @@ pub(super) const SHARD: ShardId = ShardId(0);
 
 /// Makes a reader of a shard; the number is a seed.
 pub(super) type Make = fn(&World, ShardId, u64) -> Box<dyn ShardReader>;
+
+/// By polling.
+pub(super) const POLLING: Make = |world, shard, seed| {
+    let (api, clock) = (Arc::new(world.kinesis.clone()), Arc::clone(&world.clock));
+    Box::new(PollingReader::new(api, shard, PollSettings::default(), clock, world.patience(seed)))
+};
+
+/// By enhanced fan-out.
+pub(super) const FAN_OUT: Make = |world, shard, seed| {
+    let (api, clock) = (Arc::new(world.kinesis.clone()), Arc::clone(&world.clock));
+    Box::new(FanOutReader::new(api, shard, FanOutSettings::default(), clock, world.patience(seed)))
+};
+
+/// Every reader there is.
+pub(super) const READERS: [Make; 2] = [POLLING, FAN_OUT];
 
 /// What a producer put.
 #[derive(Clone, Copy, Debug)]
@@ -219,19 +236,6 @@ pub(super) fn every_position_resumes(make: Make) {
         world.clock.advance_ms(10_000);
         let records = world.drain(&mut *make(&world, SHARD, 1), world.expected[index].position, true);
         assert_eq!(records, world.expected[index + 1..], "after {}", world.expected[index].position);
-    }
-}
-
-/// The same reader goes back when it is asked to, as a worker does that drops what it had not committed.
-pub(super) fn an_earlier_position_is_read_again(make: Make) {
-    let mut world = World::new(4);
-    (0..10).for_each(|count| world.put(Put::Aggregate(count % 4)));
-    let mut reader = make(&world, SHARD, 1);
-    assert_eq!(world.drain(&mut *reader, Position::START, false), world.expected);
-    for index in [5, 2, 8, 2] {
-        world.clock.advance_ms(10_000);
-        let after = world.expected[index].position;
-        assert_eq!(world.drain(&mut *reader, after, false), world.expected[index + 1..], "after {after}");
     }
 }
 

@@ -197,7 +197,7 @@ proptest! {
     }
 }
 
-/// Found by fuzzing: the limit after the last byte overflowed.
+/// Seen when the fuzz target of objects was written: the limit after the last byte overflowed.
 #[test]
 fn a_trailer_that_claims_every_byte_there_is_does_not_overflow() {
     for compression in [Compression::Zstd, Compression::Gzip] {

@@ -4,7 +4,7 @@
 use anabranch_stores::ErrorKind;
 use anabranch_stores::lake::LakeError;
 
-use crate::object::ObjectError;
+use crate::object::{CHAINS, FormError, ObjectError};
 use crate::ports::{PortError, ShardId};
 use crate::shared::Cause;
 
@@ -45,6 +45,14 @@ pub enum WorkerError {
         /// What happened.
         source: ObjectError,
     },
+    /// The chain has another form than the settings.
+    #[error("{shard}: {source}")]
+    Form {
+        /// The shard.
+        shard: ShardId,
+        /// What happened.
+        source: FormError,
+    },
     /// Compression failed.
     #[error("{shard}: compressing an object failed: {source}")]
     Compress {
@@ -62,6 +70,7 @@ impl WorkerError {
             Self::Reader { source, .. } | Self::State { source, .. } => source.kind,
             Self::Sink { source, .. } => source.kind(),
             Self::Object { .. } => ErrorKind::Corrupt,
+            Self::Form { source, .. } => source.kind(),
             Self::Compress { .. } => ErrorKind::Bug,
         }
     }
@@ -98,6 +107,13 @@ impl Trouble {
                 Self::Passing { cause: Cause::State, why: format!("{shard} cannot use its state: {source}") }
             }
             _ => WorkerError::State { shard, source }.into(),
+        }
+    }
+
+    pub(super) fn form(shard: ShardId, error: FormError) -> Self {
+        match error {
+            FormError::Sink(source) => Self::sink(shard, CHAINS, source),
+            source => WorkerError::Form { shard, source }.into(),
         }
     }
 

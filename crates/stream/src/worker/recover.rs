@@ -61,6 +61,12 @@ impl Worker {
     }
 
     fn start_walk(&mut self) -> Result<Step, Trouble> {
+        if !self.is_form_claimed {
+            let (sink, namespace) = (&*self.shared.sink, &self.shared.namespace);
+            object::claim_form(sink, namespace, self.shared.settings.form())
+                .map_err(|error| Trouble::form(self.id, error))?;
+            self.is_form_claimed = true;
+        }
         let placed = self.now();
         let checkpoint = self.shared.state.checkpoint(self.id).map_err(|source| Trouble::state(self.id, source))?;
         let is_ended = matches!(checkpoint, Checkpoint::ShardEnd(_));
@@ -130,8 +136,8 @@ impl Worker {
         Ok(Step::Worked)
     }
 
-    /// The end of the object at `path`, or at the same place in another form (the settings may have changed since it was
-    /// written).
+    /// The end of the object at `path`, or at the same place in another form (the chain's may have been changed since it
+    /// was written).
     fn find(&self, path: &ObjectPath) -> Result<Option<(ObjectPath, bytes::Bytes)>, Trouble> {
         for path in object::places(path) {
             match self.shared.sink.get_tail(&path, object::tail_bytes(path.as_str())) {

@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::embedded::LogReader;
 use crate::object::Counts;
-use crate::settings::StreamSettings;
+use crate::settings::{Compression, Format, StreamSettings};
 use crate::testing::{self, NOW_MS, TestClock, event};
 
 mod asleep;
@@ -144,6 +144,67 @@ fn every_event_is_accounted_for_and_dead_letters_keep_the_bytes() {
     assert_eq!(dead, 9);
 }
 
+/// A table over the folder of lists reads lists and nothing else: dead letters and what a chain says of itself lie outside.
+#[test]
+fn what_is_no_list_lies_outside_of_the_lists_folder() {
+    for format in [Format::Jsonl, Format::Parquet] {
+        let folder = tempfile::tempdir().unwrap();
+        let state = testing::state(folder.path(), 1);
+        append_all(&state, &some_events(60));
+        let sink: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new());
+        run_to_end(&mut embedded(&state, &sink, StreamSettings { format, ..settings(10) }));
+        let mut folders: BTreeMap<String, u64> = BTreeMap::new();
+        for meta in sink.list("").unwrap() {
+            let (folder, _) = meta.path.as_str().split_once('/').unwrap();
+            *folders.entry(folder.to_owned()).or_default() += 1;
+        }
+        assert_eq!(folders.keys().collect::<Vec<_>>(), ["chains", "dead-letters", "recommendations"]);
+        assert!(folders["dead-letters"] > 1);
+        // Each of its objects is one of the chain, of the form that the table reads; `delivered` parses every line.
+        let form = StreamSettings { format, ..settings(10) }.form();
+        for meta in sink.list("recommendations").unwrap() {
+            let (shard, after) = object::parse_name(meta.path.as_str()).unwrap();
+            assert!(
+                meta.path.as_str().ends_with(&object::object_name("", shard, after, NOW_MS, form)),
+                "{}",
+                meta.path
+            );
+        }
+        assert!(delivered(&*sink).1.delivered > 20);
+    }
+}
+
+/// A phone that was offline: events of yesterday arrive today. They lie in the folder of their arrival, say both times,
+/// and stand in their history where they happened.
+#[test]
+fn folders_are_by_arrival_and_histories_by_event_time() {
+    const DAY_MS: i64 = 24 * 3_600_000;
+    let folder = tempfile::tempdir().unwrap();
+    let state = testing::state(folder.path(), 1);
+    let times = [NOW_MS, NOW_MS - DAY_MS, NOW_MS - 2 * DAY_MS];
+    let events: Vec<(&str, Vec<u8>)> =
+        (0..).zip(times).map(|(i, time)| ("u", event("u", &format!("i{i}"), "view", time))).collect();
+    append(&state, &events);
+    let sink: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new());
+    run_to_end(&mut embedded(&state, &sink, settings(1)));
+    let objects = sink.list("recommendations").unwrap();
+    assert!(
+        !objects.is_empty() && objects.iter().all(|meta| meta.path.as_str().contains("/day=2023-11-14/hour=22/")),
+        "{objects:?}"
+    );
+    let mut told: Vec<(i64, i64)> = delivered(&*sink)
+        .0
+        .values()
+        .map(|line| serde_json::from_slice::<Recommendation<'_>>(line).unwrap())
+        .map(|list| (list.event_time_ms, list.arrival_time_ms))
+        .collect();
+    told.sort_unstable();
+    assert_eq!(told, [(times[2], NOW_MS + 2), (times[1], NOW_MS + 1), (times[0], NOW_MS)]);
+    let types = testing::types();
+    let held = state.histories(&types).next().unwrap().unwrap().history;
+    assert_eq!(held.entries().map(|entry| entry.time_ms).collect::<Vec<_>>(), [times[2], times[1], times[0]]);
+}
+
 #[test]
 fn micro_batches_and_cuts_do_not_change_a_list() {
     let run = |cut_records, micro_batch_records| {
@@ -260,9 +321,31 @@ fn a_changed_compression_still_finds_the_chain() {
     let Phase::Delivering(cut) = &first.phase else { unreachable!() };
     assert_eq!(sink.put_new(&cut.object, &cut.bytes).unwrap(), PutOutcome::Created);
     drop(first);
-    let gzip = StreamSettings { compression: crate::settings::Compression::Gzip, ..settings(10) };
+    let gzip = StreamSettings { compression: Compression::Gzip, ..settings(10) };
+    // As the error says: nothing runs, and the form of before is removed.
+    sink.delete(&object::form_path(&state.identity().namespace()).unwrap()).unwrap();
     run_to_end(&mut embedded(&state, &sink, gzip));
     delivered(&*sink);
+}
+
+/// Two workers of one shard whose settings differ: they would want two names for one range, and both get theirs.
+#[test]
+fn of_two_forms_at_once_one_is_refused_before_it_delivers() {
+    for formats in [[Format::Jsonl, Format::Parquet], [Format::Parquet, Format::Jsonl]] {
+        let folder = tempfile::tempdir().unwrap();
+        let state = testing::state(folder.path(), 1);
+        append_all(&state, &some_events(40));
+        let sink: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new());
+        let [mut one, mut other] = formats.map(|format| {
+            embedded(&state, &sink, StreamSettings { format, compression: Compression::Gzip, ..settings(7) })
+        });
+        one.step().unwrap();
+        let error = (0..3).find_map(|_| other.step().err()).unwrap();
+        assert!(matches!(error, WorkerError::Form { .. }), "{error}");
+        assert_eq!(error.kind(), ErrorKind::FixInput);
+        run_to_end(&mut one);
+        assert_eq!(delivered(&*sink).1.records, 40);
+    }
 }
 
 #[test]

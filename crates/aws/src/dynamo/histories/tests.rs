@@ -6,6 +6,7 @@ use anabranch_events::{Entry, EventKey, EventSettings, EventTypes, History, Hist
 use anabranch_stores::ErrorKind;
 use anabranch_stores::state::commit::Held;
 use anabranch_stream::ports::{Checkpoint, Commit, Position, SequenceNumber, ShardId, StateStore};
+use anabranch_stream::testing::state_store_conformance;
 use proptest::prelude::*;
 
 use super::*;
@@ -81,6 +82,20 @@ fn history_of(times: &[i64]) -> History {
 fn cut<'a>(histories: &'a HashMap<HistoryKey, Held>, types: &'a EventTypes, number: u64) -> Commit<'a> {
     let checkpoint = Checkpoint::After(Position::whole(SequenceNumber::from(number)));
     Commit { shard: SHARD, checkpoint, histories, types, notices: &[] }
+}
+
+/// What every store of the port promises, over a service that fails a tenth of the calls: as if it did not, to whoever has
+/// the patience.
+#[test]
+fn the_state_conforms() {
+    for seed in 0..8 {
+        let api = Arc::new(MemoryDynamo::new(&[TABLE], seed));
+        api.set_faults(Faults { before: 4, after: 4, throttle: 4, unprocessed: 10, ..Faults::default() });
+        let types = EventSettings::default().compile().unwrap();
+        let mut state = open(&api, settings(), &types).unwrap();
+        state.patience.attempts_max = 64;
+        state_store_conformance(&state);
+    }
 }
 
 fn commit(state: &DynamoState, histories: &HashMap<HistoryKey, Held>, number: u64) -> Result<(), PortError> {

@@ -1,40 +1,10 @@
 #![allow(clippy::unwrap_used)]
 
 use anabranch_stores::ErrorKind;
-use proptest::prelude::*;
 
 use super::*;
-use crate::kinesis::promises::{self, Make, Put, SHARD, World};
+use crate::kinesis::promises::{FAN_OUT as MAKE, Put, SHARD, World};
 use crate::testing::Faults;
-
-const MAKE: Make = |world, shard, seed| {
-    let (api, clock) = (Arc::new(world.kinesis.clone()), Arc::clone(&world.clock));
-    Box::new(FanOutReader::new(api, shard, FanOutSettings::default(), clock, world.patience(seed)))
-};
-
-#[test]
-fn every_position_resumes() {
-    promises::every_position_resumes(MAKE);
-}
-
-#[test]
-fn an_earlier_position_is_read_again() {
-    promises::an_earlier_position_is_read_again(MAKE);
-}
-
-#[test]
-fn keys_of_other_shards_stay() {
-    promises::keys_of_other_shards_stay(MAKE);
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
-    #[test]
-    fn everything_comes_once_in_order_on_a_bad_day(puts in promises::puts(), seed in 0_u64..1_000_000) {
-        promises::everything_once_in_order(MAKE, &puts, seed);
-    }
-}
 
 #[test]
 fn a_subscription_of_five_minutes_is_followed_by_the_next_without_a_gap() {

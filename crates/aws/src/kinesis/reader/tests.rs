@@ -1,40 +1,10 @@
 #![allow(clippy::unwrap_used)]
 
 use anabranch_stores::ErrorKind;
-use proptest::prelude::*;
 
 use super::*;
-use crate::kinesis::promises::{self, Make, Put, SHARD, World};
+use crate::kinesis::promises::{POLLING as MAKE, Put, SHARD, World};
 use crate::testing::Faults;
-
-const MAKE: Make = |world, shard, seed| {
-    let (api, clock) = (Arc::new(world.kinesis.clone()), Arc::clone(&world.clock));
-    Box::new(PollingReader::new(api, shard, PollSettings::default(), clock, world.patience(seed)))
-};
-
-#[test]
-fn every_position_resumes() {
-    promises::every_position_resumes(MAKE);
-}
-
-#[test]
-fn an_earlier_position_is_read_again() {
-    promises::an_earlier_position_is_read_again(MAKE);
-}
-
-#[test]
-fn keys_of_other_shards_stay() {
-    promises::keys_of_other_shards_stay(MAKE);
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
-
-    #[test]
-    fn everything_comes_once_in_order_on_a_bad_day(puts in promises::puts(), seed in 0_u64..1_000_000) {
-        promises::everything_once_in_order(MAKE, &puts, seed);
-    }
-}
 
 #[test]
 fn a_page_is_fetched_once_and_handed_out_in_parts() {

@@ -54,7 +54,8 @@ fn envelopes_hand_down_user_and_session() {
     assert_eq!(partition_key(&split[1]).as_deref(), Some("w"));
 }
 
-/// Found by fuzzing: the door and the stream saw other events in the same envelope.
+/// The law of the fuzz target of envelopes, broken when it was written down: the door and the stream saw other events in
+/// the same envelope.
 #[test]
 fn an_envelope_taken_apart_holds_the_events_that_it_holds_whole() {
     let types = EventSettings::default().compile().unwrap();

@@ -303,7 +303,7 @@ fn a_closed_shard_ends_once_its_last_record_is_committed() {
     empty.shard.close();
     finish(&mut waiting);
     assert_eq!(empty.state.checkpoint(ShardId(3)).unwrap(), Checkpoint::ShardEnd(Position::START));
-    assert!(empty.sink.list("").unwrap().is_empty(), "nothing is delivered of nothing");
+    assert!(empty.sink.list(object::LISTS).unwrap().is_empty(), "nothing is delivered of nothing");
 }
 
 #[test]
@@ -338,11 +338,9 @@ fn a_cut_may_end_within_an_aggregate() {
         .collect();
     subs.sort_unstable();
     assert_eq!(subs, (0..5).map(Some).collect::<Vec<_>>());
-    let names: Vec<String> = world
-        .sink
-        .list("")
-        .unwrap()
+    let names: Vec<String> = [object::DEAD_LETTERS, object::LISTS]
         .iter()
+        .flat_map(|folder| world.sink.list(folder).unwrap())
         .map(|meta| meta.path.as_str().rsplit('/').next().unwrap().to_owned())
         .collect();
     let second = format!("00003-{within}.jsonl.zst");
