@@ -21,7 +21,7 @@ use anabranch_aws::lambda_events::KinesisEvent;
 use anabranch_aws::testing::SimClock;
 use anabranch_events::history::Entry;
 use anabranch_events::{EventKey, History, HistoryKey, ItemKey};
-use anabranch_lambda::run::{Function, ScratchPool};
+use anabranch_lambda::run::{ChainForm, Function, ScratchPool};
 use anabranch_lambda::stream::StreamFunction;
 use anabranch_models::{Kernels, Model};
 use anabranch_stores::lake::MemoryStore;
@@ -52,7 +52,8 @@ fn status_mib(name: &str) -> f64 {
 
 /// Spreads a number over `0..below`.
 fn spread(number: usize, below: usize) -> usize {
-    (((number as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) as u128 * below as u128) >> 64) as usize
+    let hash = (number as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    ((u128::from(hash) * below as u128) >> 64) as usize
 }
 
 fn store(state: &MemoryState, model: &Model, length: usize) {
@@ -121,6 +122,7 @@ fn main() {
             namespace: "bench-0".to_owned(),
             clock: TestClock::new(),
             scratch: ScratchPool::default(),
+            chain: ChainForm::default(),
         },
         firehose: Some(FirehoseSink::new(MemoryFirehose::new(1), patience, PACKED_BYTES)),
     };

@@ -9,7 +9,7 @@ use anabranch_aws::firehose::testing::MemoryFirehose;
 use anabranch_aws::lambda_events::{FirehoseEvent, KinesisEvent, RESPONSE_BYTES_MAX};
 use anabranch_aws::testing::SimClock;
 use anabranch_events::Recommendation;
-use anabranch_lambda::run::{Function, ScratchPool};
+use anabranch_lambda::run::{ChainForm, Function, ScratchPool};
 use anabranch_lambda::settings::Partition;
 use anabranch_lambda::stream::StreamFunction;
 use anabranch_lambda::transform::TransformFunction;
@@ -31,6 +31,7 @@ fn function(state: &Arc<MemoryState>) -> Function {
         namespace: "clicks".to_owned(),
         clock: TestClock::new(),
         scratch: ScratchPool::default(),
+        chain: ChainForm::default(),
     }
 }
 
