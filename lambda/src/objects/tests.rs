@@ -116,12 +116,7 @@ fn an_object_that_is_not_of_this_chain_is_refused() {
 fn two_sides(puts: &[Put]) -> [KinesisEvent; 2] {
     let all = kinesis_event(0, puts);
     let side = |wanted: bool| KinesisEvent {
-        records: all
-            .records
-            .iter()
-            .filter(|r| (r.kinesis.partition_key < "u2".to_owned()) == wanted)
-            .cloned()
-            .collect(),
+        records: all.records.iter().filter(|r| (r.kinesis.partition_key.as_str() < "u2") == wanted).cloned().collect(),
     };
     [side(true), side(false)]
 }
