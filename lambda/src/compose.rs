@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::log;
 use crate::models::Models;
+use crate::report::Metrics;
 use crate::run::{Function, InvocationError, ScratchPool};
 use crate::settings::Settings;
 use crate::stream::Handled;
@@ -35,17 +36,34 @@ pub struct Composed {
     pub connection: Connection,
     /// How long a call tries.
     pub patience: Patience,
-    /// What both functions work with.
+    /// What all functions work with.
     pub function: Function,
+    /// The same state as the function's, with the outbox in it.
+    pub state: Arc<DynamoState>,
+    /// The model to begin with.
+    pub model: Arc<Model>,
+    /// What retries' jitter comes from.
+    pub seed: u64,
+}
+
+/// What an invocation has beside its event.
+#[derive(Clone, Debug)]
+pub struct Invoked {
+    /// The model of this invocation.
+    pub model: Arc<Model>,
+    /// When Lambda ends it, milliseconds since 1970.
+    pub deadline_ms: i64,
 }
 
 /// A function as the programs run it.
 pub trait Handler<E>: Send + Sync + 'static {
     /// The answer.
     type Response: Serialize + Send;
+    /// What was done.
+    type Report: Metrics;
 
     /// One invocation.
-    fn handle(&self, event: &E, model: &Arc<Model>) -> Result<Handled<Self::Response>, InvocationError>;
+    fn handle(&self, event: &E, with: &Invoked) -> Result<Handled<Self::Response, Self::Report>, InvocationError>;
 }
 
 /// The operating system's clocks.
@@ -62,6 +80,12 @@ impl Clock for SystemClock {
     fn monotonic_us(&self) -> u64 {
         self.started.elapsed().as_micros() as u64
     }
+}
+
+/// A name that no other process has: the log stream's, which is one of an execution environment. A process that follows
+/// another in the same environment goes on with its lease.
+pub fn name_of_process(composed: &Composed) -> String {
+    std::env::var("AWS_LAMBDA_LOG_STREAM_NAME").unwrap_or_else(|_| format!("lambda-{:016x}", composed.seed))
 }
 
 /// Composes, loads the model, and answers invocations until Lambda ends the process.
@@ -110,9 +134,10 @@ where
             let done = tokio::task::spawn_blocking(move || {
                 let _invocation = of_invocation.entered();
                 models.look_if_due();
-                let model = models.current();
-                let handled = handler.handle(&event.payload, &model)?;
-                for line in handled.report.lines(&metrics.0, &metrics.1, &model, clock.now_ms())? {
+                let deadline_ms = i64::try_from(event.context.deadline).unwrap_or(i64::MAX);
+                let with = Invoked { model: models.current(), deadline_ms };
+                let handled = handler.handle(&event.payload, &with)?;
+                for line in handled.report.lines(&metrics.0, &metrics.1, &with.model, clock.now_ms())? {
                     println!("{line}");
                 }
                 Ok::<_, lambda_runtime::Error>(handled.response)
@@ -148,7 +173,8 @@ fn compose(
         (models.join(), connection)
     });
     let models = models.map_err(|_| anyhow::anyhow!("loading the model panicked"))??;
-    let patience = Patience::new(Arc::new(connection.pause()), u64::from(std::process::id()) ^ clock.now_ms() as u64);
+    let seed = u64::from(std::process::id()) ^ clock.now_ms() as u64;
+    let patience = Patience::new(Arc::new(connection.pause()), seed);
     let state = DynamoState::new(
         StateParts {
             api: Arc::new(connection.dynamo()),
@@ -164,14 +190,18 @@ fn compose(
         },
         &types,
     )?;
+    let outbox = &settings.lambda.outbox_table;
+    let state = Arc::new(if outbox.is_empty() { state } else { state.with_outbox(outbox) });
     let function = Function {
-        state: Arc::new(state),
+        state: Arc::<DynamoState>::clone(&state),
         sink: open(&settings.places.delivered)?,
         types,
         settings: settings.stream.clone(),
         namespace: settings.namespace().to_owned(),
+        rules: settings.rules()?,
         clock,
         scratch: ScratchPool::default(),
     };
-    Ok((models, Composed { settings, connection, patience, function }))
+    let model = models.current();
+    Ok((models, Composed { settings, connection, patience, function, state, model, seed }))
 }

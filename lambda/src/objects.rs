@@ -34,7 +34,7 @@ pub fn deliver(
     if !passed.is_empty() {
         let mut held = Held::default();
         let applied = function.apply_unscored(shard, &passed, model, &mut held)?;
-        commit_at(function, shard, after, &held)?;
+        commit_at(function, shard, after, &applied.notices, &held)?;
         report.add(&applied);
     }
     while let Some(first) = records.first() {
@@ -51,7 +51,7 @@ pub fn deliver(
         let mut held = Held::default();
         let applied = function.apply_unscored(shard, &covered, model, &mut held)?;
         put_dead_letters(function, &path, &applied)?;
-        commit_at(function, shard, trailer.last, &held)?;
+        commit_at(function, shard, trailer.last, &applied.notices, &held)?;
         report.add(&applied);
         after = trailer.last;
     }
@@ -91,7 +91,7 @@ fn create(
     }
     report.note_lists(&applied, function.clock.now_ms());
     put_dead_letters(function, path, &applied)?;
-    commit_at(function, shard, trailer.last, &held)?;
+    commit_at(function, shard, trailer.last, &applied.notices, &held)?;
     Ok(Some(applied))
 }
 

@@ -8,11 +8,15 @@
 //! | [`fanout`] | a shard by enhanced fan-out (`SubscribeToShard`) |
 //! | [`shards`] | which shards may be read now, across splits and merges |
 //! | [`lease`] | spreading shards over workers |
+//! | [`dispatch_lease`] | which process sends notifications |
+//! | [`frontier`] | how far the stream is read, by whomever |
 //! | [`producer`] | `PutRecords`: limits, partial failures, order per partition key |
 //! | [`sdk`] | all of it over the official SDK |
 
 pub mod backlog;
+pub mod dispatch_lease;
 pub mod fanout;
+pub mod frontier;
 pub mod kpl;
 pub mod lease;
 pub mod producer;

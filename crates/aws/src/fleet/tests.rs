@@ -83,6 +83,7 @@ impl World {
             },
             patience: Patience::new(Arc::<SimClock>::clone(&self.clock), 1),
             models: None,
+            notify: None,
             source: "the Kinesis stream clicks".to_owned(),
             created_ms: 1,
         }
