@@ -6,6 +6,7 @@ use anabranch_aws::kinesis::frontier::Frontier;
 use anabranch_aws::testing::{MemoryLeases, SimClock, SimKinesis};
 use anabranch_events::HistoryKey;
 use anabranch_stores::lake::{MemoryStore, ObjectStore};
+use anabranch_stream::Clock as _;
 use anabranch_stream::notify::{AfterAWhile, DropReason, NotifySettings, Outbox as _, Progress, RuleSettings, Rules};
 use anabranch_stream::ports::ShardId;
 use anabranch_stream::shared::SharedParts;
@@ -159,6 +160,7 @@ fn what_is_due_goes_out_once_and_the_metrics_say_so() {
     assert_eq!((handled.response.sent, world.users().len()), (0, 0), "the purchase is not read yet");
     assert!((60_000..70_000).contains(&handled.report.waiting_ms), "{:?}", handled.report);
     world.map(bought, before);
+    world.clock.advance_ms(MINUTE_MS);
     let handled = notify.handle(&world.invoked(60_000)).unwrap();
     assert_eq!(handled.response, NotifyResponse { sent: 2, is_unfinished: false });
     assert_eq!(world.users(), ["ada", "eve"]);
@@ -187,6 +189,7 @@ fn the_other_shard_has_its_say() {
         assert_eq!(notify.handle(&world.invoked(60_000)).unwrap().response.sent, 0);
     }
     world.map(ShardId(1), before);
+    world.clock.advance_ms(MINUTE_MS);
     let handled = notify.handle(&world.invoked(60_000)).unwrap();
     assert_eq!(handled.report.counts.unwrap().dropped, BTreeMap::from([(DropReason::Cancelled, 1)]));
     assert!(world.channel.arrived().is_empty());
@@ -284,6 +287,7 @@ fn an_invocation_that_fails_repeats_nothing() {
         world.state.faults.fail_as(call, when, ErrorKind::FixInput);
         let _ = notify.handle(&world.invoked(60_000));
         world.state.faults.end();
+        world.clock.advance_ms(MINUTE_MS);
         let _ = notify.handle(&world.invoked(60_000)).unwrap();
         assert_eq!((world.users(), world.state.waiting()), (vec!["ada".to_owned()], 0), "call {call} {when:?}");
         let ada = HistoryKey::User("ada".into());

@@ -10,8 +10,8 @@
 //! keys, or on two sides of a split. Shards are listed in each look, before they are asked: what is not listed holds only
 //! what arrived later.
 //!
-//! **Cost.** A look is one `ListShards`, and for each shard a checkpoint and at most one `GetRecords` of one record, of the
-//! five a second that all readers of a shard share; none where it is known what comes next. There is a look only for a
+//! **Cost.** A look is one `ListShards`, and for each shard a checkpoint and one `GetRecords` of one record (three at the
+//! most), of the five a second that all readers of a shard share; none where it is known what comes next. There is a look only for a
 //! notice that is due and not known to be settled, and none within [`LOOK_EVERY_MS`] of the last.
 //!
 //! **Clocks.** Arrivals are Kinesis's; "when it was asked" is this process's clock less [`CLOCK_SLACK_MS`].
@@ -32,6 +32,8 @@ use crate::api::{ApiErrorKind, KinesisApi, Shard, all_shards};
 
 /// Looks are this far apart at least, in milliseconds.
 pub const LOOK_EVERY_MS: u64 = 2_000;
+/// Answers that one look waits for in a shard: the first seldom leaves a question.
+const READS_A_LOOK: usize = 3;
 /// How far this process's clock may be ahead of Kinesis's, in milliseconds.
 pub const CLOCK_SLACK_MS: i64 = 1_000;
 
@@ -110,43 +112,50 @@ impl Frontier {
         if look.after != after {
             *look = fresh();
         }
-        let answer = match &look.next {
-            Next::Record { arrival_ms } => return Ok(arrival_ms.saturating_sub(1)),
-            Next::Nothing { iterator: None } => return Ok(asked_ms),
-            Next::Nothing { iterator: Some(iterator) } => self.api.get_records(iterator, 1),
-            Next::Unknown => self
-                .api
-                .get_shard_iterator(shard.id, starting_position(after))
-                .and_then(|iterator| self.api.get_records(&iterator, 1)),
-        };
-        let page = match answer {
-            Ok(page) => page,
-            Err(error) => {
-                look.next = Next::Unknown;
-                return match error.kind {
-                    // Kinesis forgot a closed shard, and with it whatever was not read.
-                    ApiErrorKind::NotFound if shard.is_closed => Ok(asked_ms),
-                    // Unknown until the next look; who reads the shard comes first.
-                    kind if kind.kind() == ErrorKind::Retry => Ok(i64::MIN),
-                    _ => Err(error.into()),
-                };
+        for _ in 0..READS_A_LOOK {
+            let answer = match &look.next {
+                Next::Record { arrival_ms } => return Ok(arrival_ms.saturating_sub(1)),
+                Next::Nothing { iterator: None } => return Ok(asked_ms),
+                Next::Nothing { iterator: Some(iterator) } => self.api.get_records(iterator, 1),
+                Next::Unknown => self
+                    .api
+                    .get_shard_iterator(shard.id, starting_position(after))
+                    .and_then(|iterator| self.api.get_records(&iterator, 1)),
+            };
+            let page = match answer {
+                Ok(page) => page,
+                Err(error) => {
+                    look.next = Next::Unknown;
+                    match error.kind {
+                        // Nobody looked for five minutes.
+                        ApiErrorKind::ExpiredIterator => continue,
+                        // Kinesis forgot a closed shard, and with it whatever was not read.
+                        ApiErrorKind::NotFound if shard.is_closed => return Ok(asked_ms),
+                        // Unknown until the next look; who reads the shard comes first.
+                        kind if kind.kind() == ErrorKind::Retry => return Ok(i64::MIN),
+                        _ => return Err(error.into()),
+                    }
+                }
+            };
+            let is_caught_up = page.records.is_empty() && page.behind_ms == Some(0);
+            // An aggregate of nothing is passed over without a commit.
+            let unread = page.records.into_iter().find_map(|record| {
+                let arrival_ms = record.arrival_ms;
+                (!expand(record).is_empty()).then_some(arrival_ms)
+            });
+            look.next = match unread {
+                Some(arrival_ms) => Next::Record { arrival_ms },
+                None => Next::Nothing { iterator: page.next_iterator },
+            };
+            if is_caught_up {
+                return Ok(asked_ms);
             }
-        };
-        let is_caught_up = page.next_iterator.is_none() || page.behind_ms == Some(0);
-        let is_empty = page.records.is_empty();
-        // An aggregate of nothing is passed over without a commit.
-        let unread = page.records.into_iter().find_map(|record| {
-            let arrival_ms = record.arrival_ms;
-            (!expand(record).is_empty()).then_some(arrival_ms)
-        });
-        look.next = match unread {
-            Some(arrival_ms) => Next::Record { arrival_ms },
-            None => Next::Nothing { iterator: page.next_iterator },
-        };
-        Ok(match unread {
-            Some(arrival_ms) => arrival_ms.saturating_sub(1),
-            None if is_caught_up && is_empty => asked_ms,
-            None => i64::MIN,
+        }
+        // Empty pages that are not the newest: the next look goes on there.
+        Ok(match look.next {
+            Next::Record { arrival_ms } => arrival_ms.saturating_sub(1),
+            Next::Nothing { iterator: None } => asked_ms,
+            Next::Nothing { .. } | Next::Unknown => i64::MIN,
         })
     }
 }
