@@ -6,7 +6,7 @@
 #   make fuzz    every decoder under libFuzzer, an hour in total (SECONDS_TOTAL=3600); needs a C++ compiler
 #   make soak    200 SIGKILLs during a replay, then an hour of overload (20, and two minutes, in make test)
 #   make scale   100 million rows through the ETL under 4 GiB
-#   make lambda  the zips of the Lambda functions: target/lambda-zips/<target>/{stream,transform}/bootstrap.zip
+#   make lambda  the zips of the Lambda functions: target/lambda-zips/<target>/{stream,transform,notify}/bootstrap.zip
 #   make demo    the README's first command
 
 SHELL := /bin/bash

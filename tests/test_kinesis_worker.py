@@ -21,6 +21,7 @@ from botocore.config import Config
 
 from conftest import decompress, environment, wait_until
 from journeys import anabranch, run
+from test_notify import SECRET, Receiver
 
 KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
 TRAILER_BYTES = 1024
@@ -244,6 +245,67 @@ def test_real_producers_two_workers_and_sigkill(ministack, kinesalite, workers):
     put_by_boto3(cloud, [event(run_id, 901)])
     cloud.wait_delivered([value["eventId"] for value in events] + [f"{run_id}-901"])
     assert first.ask(f"/history/{user}").json()["entries"] == []
+
+
+def test_two_workers_send_each_notification_once(ministack, kinesalite, workers, tmp_path):
+    """A signed webhook from one of two workers; the other takes over when it is killed."""
+    make, lake = workers
+    cloud = Cloud(ministack, kinesalite, shards=2)
+    outbox = f"{cloud.table}-outbox"
+    cloud.dynamo.create_table(
+        TableName=outbox,
+        KeySchema=[{"AttributeName": "k", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "k", "AttributeType": "B"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    receiver = Receiver()
+    secret = tmp_path / "webhook.secret"
+    secret.write_bytes(SECRET)
+    settings = {
+        **cloud.settings(lake),
+        "ANABRANCH__SOURCE__OUTBOX_TABLE": outbox,
+        "ANABRANCH__NOTIFY__CHANNEL": "webhook",
+        "ANABRANCH__NOTIFY__WEBHOOK__URL": receiver.url,
+        "ANABRANCH__NOTIFY__WEBHOOK__SECRET_FILE": str(secret),
+        "ANABRANCH__NOTIFY__RULES__THANKS__EVENT_TYPES": '["purchase"]',
+        "ANABRANCH__NOTIFY__RULES__THANKS__COOL_DOWN_MINUTES": "0",
+    }
+    streams = {}
+    for name in ("first", "second"):
+        streams[name] = make(name).start(**settings, ANABRANCH__SOURCE__WORKER=name)
+
+    def who_sends():
+        item = cloud.dynamo.get_item(TableName=cloud.leases, Key={"leaseKey": {"S": "notifications"}}).get("Item", {})
+        return item.get("leaseOwner", {}).get("S")
+
+    def put(user, kind, key):
+        event = {"userId": user, "itemId": "item-3", "eventType": kind, "sentAt": int(time.time() * 1000)}
+        cloud.kinesis.put_record(StreamName=cloud.stream, Data=json.dumps(event).encode(), PartitionKey=key)
+
+    sender = wait_until("somebody sends", who_sends)
+    for number in range(20):
+        put(f"user-{number}", "purchase", f"key-{number}")
+    wait_until("everybody is thanked", lambda: len(receiver.bodies) == 20, 20)
+
+    # The one that sends is killed; its lease runs out.
+    streams.pop(sender).kill()
+    for number in range(20, 30):
+        put(f"user-{number}", "purchase", f"key-{number}")
+    wait_until("the other goes on", lambda: len(receiver.bodies) == 30, 30)
+    assert who_sends() not in (None, sender)
+    thanked = sorted(bodies[0]["userId"] for bodies in receiver.bodies.values())
+    assert thanked == sorted(f"user-{number}" for number in range(30))
+    assert [len(bodies) for bodies in receiver.bodies.values()] == [1] * 30
+    assert receiver.bad == []
+
+    # The metrics tell; a clean end gives the lease back.
+    [(_, last)] = streams.items()
+    metrics = last.ask("/metrics").body.decode()
+    assert 'anabranch_notifications_total{outcome="sent"}' in metrics
+    assert "anabranch_notifications_waiting_age_seconds 0.0" in metrics
+    assert last.stop() == 0, last.told()
+    assert who_sends() is None
+    receiver.server.shutdown()
 
 
 def test_parquet_objects_are_plain_tables(ministack, kinesalite, workers):

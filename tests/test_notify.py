@@ -1,4 +1,7 @@
-"""The abandoned cart, from the event to a receiver that checks the signature: cancelled by a purchase, retried, forgotten."""
+"""The abandoned cart, from the event to a receiver that checks the signature: cancelled by a purchase, retried, forgotten.
+
+On one machine; tests/test_kinesis_worker.py has two workers of which one sends.
+"""
 
 import hashlib
 import hmac

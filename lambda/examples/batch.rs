@@ -121,6 +121,7 @@ fn main() {
             settings: StreamSettings::default(),
             namespace: "bench-0".to_owned(),
             clock: TestClock::new(),
+            rules: anabranch_stream::notify::Rules::default(),
             scratch: ScratchPool::default(),
             chain: ChainForm::default(),
         },

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::init_error::{self, RUNTIME_API};
 use crate::log;
 use crate::models::Models;
+use crate::report::Metrics;
 use crate::run::{ChainForm, Function, InvocationError, ScratchPool};
 use crate::settings::Settings;
 use crate::stream::Handled;
@@ -37,17 +38,34 @@ pub struct Composed {
     pub connection: Connection,
     /// How long a call tries.
     pub patience: Patience,
-    /// What both functions work with.
+    /// What all functions work with.
     pub function: Function,
+    /// The same state as the function's, with the outbox in it.
+    pub state: Arc<DynamoState>,
+    /// The model to begin with.
+    pub model: Arc<Model>,
+    /// What retries' jitter comes from.
+    pub seed: u64,
+}
+
+/// What an invocation has beside its event.
+#[derive(Clone, Debug)]
+pub struct Invoked {
+    /// The model of this invocation.
+    pub model: Arc<Model>,
+    /// When Lambda ends it, milliseconds since 1970.
+    pub deadline_ms: i64,
 }
 
 /// A function as the programs run it.
 pub trait Handler<E>: Send + Sync + 'static {
     /// The answer.
     type Response: Serialize + Send;
+    /// What was done.
+    type Report: Metrics;
 
     /// One invocation.
-    fn handle(&self, event: &E, model: &Arc<Model>) -> Result<Handled<Self::Response>, InvocationError>;
+    fn handle(&self, event: &E, with: &Invoked) -> Result<Handled<Self::Response, Self::Report>, InvocationError>;
 }
 
 /// The operating system's clocks.
@@ -74,6 +92,12 @@ struct Ready<H> {
     clock: Arc<SystemClock>,
     /// Namespace and stream of the metrics.
     metrics: (String, String),
+}
+
+/// A name that no other process has: the log stream's, which is one of an execution environment. A process that follows
+/// another in the same environment goes on with its lease.
+pub fn name_of_process(composed: &Composed) -> String {
+    std::env::var("AWS_LAMBDA_LOG_STREAM_NAME").unwrap_or_else(|_| format!("lambda-{:016x}", composed.seed))
 }
 
 /// Composes, loads the model, and answers invocations until Lambda ends the process. Without a model no invocation is
@@ -133,9 +157,10 @@ where
             let done = tokio::task::spawn_blocking(move || {
                 let _invocation = of_invocation.entered();
                 models.look_if_due();
-                let model = models.current();
-                let handled = handler.handle(&event.payload, &model)?;
-                for line in handled.report.lines(&metrics.0, &metrics.1, &model, clock.now_ms())? {
+                let deadline_ms = i64::try_from(event.context.deadline).unwrap_or(i64::MAX);
+                let with = Invoked { model: models.current(), deadline_ms };
+                let handled = handler.handle(&event.payload, &with)?;
+                for line in handled.report.lines(&metrics.0, &metrics.1, &with.model, clock.now_ms())? {
                     println!("{line}");
                 }
                 Ok::<_, lambda_runtime::Error>(handled.response)
@@ -191,15 +216,19 @@ fn compose(
         },
         &types,
     )?;
+    let outbox = &settings.lambda.outbox_table;
+    let state = Arc::new(if outbox.is_empty() { state } else { state.with_outbox(outbox) });
     let function = Function {
-        state: Arc::new(state),
+        state: Arc::<DynamoState>::clone(&state),
         sink: open(&settings.places.delivered)?,
         types,
         settings: settings.stream.clone(),
         namespace,
+        rules: settings.rules()?,
         clock,
         scratch: ScratchPool::default(),
         chain: ChainForm::default(),
     };
-    Ok((models, Composed { settings, connection, patience, function }))
+    let model = models.current();
+    Ok((models, Composed { settings, connection, patience, function, state, model, seed }))
 }

@@ -46,7 +46,7 @@ pub fn deliver(
         let applied = function.apply_unscored(shard, &passed, model, &mut held)?;
         let letters = range::check_passed(function, shard, &passed, &applied, model)?;
         dead::write(function, shard, &passed, &applied, |record| letters[record])?;
-        commit_at(function, shard, after, &held)?;
+        commit_at(function, shard, after, &applied.notices, &held)?;
         report.add(&applied);
     }
     while let Some(first) = records.first() {
@@ -71,7 +71,7 @@ pub fn deliver(
             report.missing += missing;
             dead::write(function, shard, &covered, &applied, |record| letters[record])?;
         }
-        commit_at(function, shard, trailer.last, &held)?;
+        commit_at(function, shard, trailer.last, &applied.notices, &held)?;
         report.add(&applied);
         after = trailer.last;
     }
@@ -111,7 +111,7 @@ fn create(
     }
     report.note_lists(&applied, function.clock.now_ms());
     put_dead_letters(function, path, &applied)?;
-    commit_at(function, shard, trailer.last, &held)?;
+    commit_at(function, shard, trailer.last, &applied.notices, &held)?;
     Ok(Some(applied))
 }
 

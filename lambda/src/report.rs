@@ -14,6 +14,7 @@
 use anabranch_aws::emf::{self, EmfError, Metric, Unit};
 use anabranch_models::Model;
 use anabranch_stream::measures::age_ms;
+use anabranch_stream::notify::NotifyCounts;
 
 use crate::run::Applied;
 
@@ -57,6 +58,8 @@ pub struct Report {
     pub from_arrival_ms: Vec<u64>,
     /// Age of the last record, milliseconds: how far the function is behind.
     pub iterator_age_ms: Option<i64>,
+    /// Notices put into the outbox. What comes again counts again, and is there once.
+    pub notices_queued: u64,
 }
 
 impl Report {
@@ -70,6 +73,7 @@ impl Report {
         self.dead_lettered += counts.rejected;
         self.delivered += counts.delivered;
         self.superseded += counts.superseded;
+        self.notices_queued += applied.notices.len() as u64;
     }
 
     /// Notes the lists that `applied` made, at `now_ms`.
@@ -105,6 +109,7 @@ impl Report {
             count("ListsShortened", self.shortened),
             count("RecordsRetried", self.retried),
             count("RecordsMissing", self.missing),
+            count("NotificationsQueued", self.notices_queued),
             ("LatencyFromEvent", Unit::Milliseconds, quantiles(&self.from_event_ms)),
             ("LatencyFromArrival", Unit::Milliseconds, quantiles(&self.from_arrival_ms)),
             ("SnapshotAge", Unit::Seconds, vec![snapshot_age_s]),
@@ -112,11 +117,57 @@ impl Report {
         if let Some(age_ms) = self.iterator_age_ms {
             metrics.push(("IteratorAge", Unit::Milliseconds, vec![age_ms as f64]));
         }
-        let metrics: Vec<Metric<'_>> =
-            metrics.iter().map(|(name, unit, values)| Metric { name, unit: *unit, values }).collect();
-        let properties = [("snapshotVersion", model.version())];
-        emf::lines_with(namespace, &[("Stream", stream)], &properties, &metrics, now_ms)
+        written(&metrics, namespace, stream, model, now_ms)
     }
+}
+
+/// What an invocation tells of itself.
+pub trait Metrics: Send {
+    /// The metrics as lines of the embedded metric format, measured at `now_ms`.
+    fn lines(&self, namespace: &str, stream: &str, model: &Model, now_ms: i64) -> Result<Vec<String>, EmfError>;
+}
+
+impl Metrics for Report {
+    fn lines(&self, namespace: &str, stream: &str, model: &Model, now_ms: i64) -> Result<Vec<String>, EmfError> {
+        Self::lines(self, namespace, stream, model, now_ms)
+    }
+}
+
+/// What an invocation of `notify` did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NotifyReport {
+    /// What became of notices. Nothing where another process sends.
+    pub counts: Option<NotifyCounts>,
+    /// For how long the oldest due notice that was left waits, milliseconds.
+    pub waiting_ms: u64,
+}
+
+impl Metrics for NotifyReport {
+    fn lines(&self, namespace: &str, stream: &str, model: &Model, now_ms: i64) -> Result<Vec<String>, EmfError> {
+        let Some(counts) = &self.counts else { return Ok(Vec::new()) };
+        let count = |name, value: u64| (name, Unit::Count, vec![value as f64]);
+        let metrics = [
+            count("NotificationsSent", counts.sent),
+            count("NotificationsRetried", counts.retried),
+            count("NotificationsDead", counts.dead),
+            count("NotificationsDropped", counts.dropped.values().sum()),
+            ("NotificationsWaitingAge", Unit::Milliseconds, vec![self.waiting_ms as f64]),
+        ];
+        written(&metrics, namespace, stream, model, now_ms)
+    }
+}
+
+fn written(
+    metrics: &[(&str, Unit, Vec<f64>)],
+    namespace: &str,
+    stream: &str,
+    model: &Model,
+    now_ms: i64,
+) -> Result<Vec<String>, EmfError> {
+    let metrics: Vec<Metric<'_>> =
+        metrics.iter().map(|(name, unit, values)| Metric { name, unit: *unit, values }).collect();
+    let properties = [("snapshotVersion", model.version())];
+    emf::lines_with(namespace, &[("Stream", stream)], &properties, &metrics, now_ms)
 }
 
 /// At most 100 of the values, evenly spread over their order, the least and the greatest among them: CloudWatch's

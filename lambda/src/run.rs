@@ -13,7 +13,7 @@ use anabranch_models::{Model, Scratch};
 use anabranch_stores::lake::{LakeError, ObjectStore};
 use anabranch_stream::histories::{Histories, read_ahead};
 use anabranch_stream::measures::{ListTimes, Tally};
-use anabranch_stream::notify::Rules;
+use anabranch_stream::notify::{Notice, NotifyError, Rules};
 use anabranch_stream::object::Counts;
 use anabranch_stream::ports::{PortError, Position, Record, ShardId, StateStore};
 use anabranch_stream::settings::Mode;
@@ -33,6 +33,8 @@ pub struct Function {
     pub settings: StreamSettings,
     /// Namespace of ids and folders.
     pub namespace: String,
+    /// What triggers notifications: they are kept with the histories, and sent by [`notify`](crate::notify).
+    pub rules: Rules,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Buffers of the model that scored last.
@@ -94,6 +96,9 @@ pub enum InvocationError {
     /// Lines could not be compressed.
     #[error("compressing: {0}")]
     Compress(#[from] std::io::Error),
+    /// Notifications could not be sent.
+    #[error(transparent)]
+    Notify(#[from] NotifyError),
 }
 
 /// What histories an invocation holds; shards of one invocation share it, since a user may be in two.
@@ -146,6 +151,8 @@ pub struct Applied {
     pub tally: Tally,
     /// Of each list, when its event happened and arrived.
     pub times: Vec<ListTimes>,
+    /// What is to be sent.
+    pub notices: Vec<Notice>,
 }
 
 impl Function {
@@ -221,6 +228,7 @@ impl Function {
         (applied.tally, applied.times) = (output.tally, output.times);
         applied.counts = output.counts;
         applied.dead = output.dead;
+        applied.notices = output.notices;
         applied.text = output.lines;
         applied.place_lines();
         Ok(applied)
@@ -255,8 +263,7 @@ impl Function {
             mode: self.settings.mode,
             list_length: self.settings.list_length,
             hide: self.settings.hide,
-            // Notifications are the worker's: its outbox is sent by a process that stays.
-            rules: const { &Rules::NONE },
+            rules: &self.rules,
         }
     }
 }

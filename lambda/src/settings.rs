@@ -1,16 +1,22 @@
 //! The settings: the keys of `anabranch.toml`, from the environment (`ANABRANCH__STREAM__LIST_LENGTH=10`), and a section
 //! of their own, `[lambda]`. Sections of other programs are passed over, so one set of settings serves all.
+//!
+//! What does not fit into the names of variables (the rules of `[notify]` have names of their own) comes as text: the
+//! variable [`TOML`] holds an `anabranch.toml`, or a part of one, and single variables override it.
 
 use anabranch_aws::api::{ApiError, StreamSummary};
 use anabranch_aws::kinesis::identity;
 use anabranch_events::EventSettings;
 use anabranch_events::erasure::{ErasureKey, KEY_BYTES};
 use anabranch_stream::StreamSettings;
+use anabranch_stream::notify::{ChannelKind, NotifySettings, Rules};
 use anabranch_stream::tree::{self, LogSettings, Places};
 use serde::Deserialize;
 
 /// Sections that other programs read.
-const OTHERS: [&str; 6] = ["etl", "model", "training", "server", "source", "notify"];
+const OTHERS: [&str; 5] = ["etl", "model", "training", "server", "source"];
+/// The variable that holds settings as TOML. Lambda takes 4 KB of variables in all.
+pub const TOML: &str = "ANABRANCH_TOML";
 const DAY_S: u32 = 86_400;
 const HOUR_S: u32 = 3600;
 
@@ -24,6 +30,8 @@ pub struct Settings {
     pub events: EventSettings,
     /// Lists: mode, length, what they hide.
     pub stream: StreamSettings,
+    /// Notifications.
+    pub notify: NotifySettings,
     /// The functions' own.
     pub lambda: LambdaSettings,
     /// The log: its level.
@@ -64,6 +72,17 @@ pub struct LambdaSettings {
     pub history_days: u32,
     /// Partition keys that `transform` answers.
     pub partition: Partition,
+    /// The DynamoDB table of notices, where there are rules in `[notify]`.
+    pub outbox_table: String,
+    /// `notify`: the DynamoDB table with the lease of who sends, such as the workers' lease table.
+    pub lease_table: String,
+    /// `notify`: the Kinesis stream that `stream` is mapped to. It is asked how far it is read. If empty, as behind
+    /// `transform`, a notice waits for `settle_minutes`.
+    pub kinesis_stream: String,
+    /// `notify`: within this time what arrived is in the histories, in minutes; Firehose buffers for up to 15.
+    pub settle_minutes: u32,
+    /// `notify`: the secret of the webhook's signature, 16 bytes or more.
+    pub webhook_secret: String,
     /// How often the current model is looked up, in seconds.
     pub model_poll_s: u64,
     /// Where snapshots are downloaded to.
@@ -82,6 +101,11 @@ impl Default for LambdaSettings {
             retention_hours: 24,
             history_days: 400,
             partition: Partition::None,
+            outbox_table: String::new(),
+            lease_table: String::new(),
+            kinesis_stream: String::new(),
+            settle_minutes: 16,
+            webhook_secret: String::new(),
             model_poll_s: 60,
             cache_folder: "/tmp/anabranch".to_owned(),
             metrics_namespace: "Anabranch".to_owned(),
@@ -109,7 +133,11 @@ pub struct SettingsError(pub String);
 impl Settings {
     /// Reads and checks the settings.
     pub fn load(environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, SettingsError> {
-        let mut tree = toml::Table::new();
+        let environment: Vec<(String, String)> = environment.into_iter().collect();
+        let mut tree = match environment.iter().find(|(name, _)| name == TOML) {
+            Some((_, text)) => text.parse().map_err(|error| SettingsError(format!("{TOML}: {error}")))?,
+            None => toml::Table::new(),
+        };
         tree::overlay(&mut tree, environment).map_err(SettingsError)?;
         tree.retain(|section, _| !OTHERS.contains(&section));
         let settings: Self = toml::Value::Table(tree)
@@ -130,7 +158,36 @@ impl Settings {
                 return Err(SettingsError(format!("set {}{name}: a function has no folder", tree::ENVIRONMENT_PREFIX)));
             }
         }
+        if !self.rules()?.is_empty() && self.lambda.outbox_table.is_empty() {
+            let name = tree::ENVIRONMENT_PREFIX;
+            return Err(SettingsError(format!("set {name}LAMBDA__OUTBOX_TABLE: there are rules in [notify]")));
+        }
         self.erasure_key().map(drop)
+    }
+
+    /// Checks what `notify` needs beside.
+    pub fn check_notify(&self) -> Result<(), SettingsError> {
+        let is_webhook = self.notify.channel == ChannelKind::Webhook;
+        for (name, is_there, why) in [
+            ("LAMBDA__OUTBOX_TABLE", !self.lambda.outbox_table.is_empty(), "it holds what is to be sent"),
+            ("LAMBDA__LEASE_TABLE", !self.lambda.lease_table.is_empty(), "one process sends at a time"),
+            (
+                "LAMBDA__WEBHOOK_SECRET",
+                !is_webhook || !self.lambda.webhook_secret.is_empty(),
+                "16 bytes or more; make one with: openssl rand -hex 32",
+            ),
+        ] {
+            if !is_there {
+                return Err(SettingsError(format!("set {}{name}: {why}", tree::ENVIRONMENT_PREFIX)));
+            }
+        }
+        Ok(())
+    }
+
+    /// What triggers notifications.
+    pub fn rules(&self) -> Result<Rules, SettingsError> {
+        let types = self.events.compile().map_err(|error| SettingsError(error.to_string()))?;
+        self.notify.compile(&types).map_err(SettingsError)
     }
 
     /// Namespace of ids, folders and checkpoints: what is set, or what a worker on the same stream has. `describe` asks
@@ -235,6 +292,36 @@ mod tests {
         }
         let set = load(&[("ANABRANCH__LAMBDA__NAMESPACE", "clicks-18")]).unwrap();
         assert_eq!(set.namespace(|| panic!("nobody is asked")).unwrap(), "clicks-18");
+    }
+
+    #[test]
+    fn rules_come_as_toml_and_single_variables_override_it() {
+        let toml = "[stream]\nlist_length = 3\n[server]\nlisten = \"x\"\n[notify]\nchannel = \"webhook\"\n\
+                    [notify.webhook]\nurl = \"https://shop.example/hooks\"\n\
+                    [notify.rules.abandoned-cart]\nevent_types = [\"cart\"]\n";
+        let error = load(&[(TOML, toml)]).unwrap_err().to_string();
+        assert!(error.contains("ANABRANCH__LAMBDA__OUTBOX_TABLE"), "{error}");
+        let outbox = ("ANABRANCH__LAMBDA__OUTBOX_TABLE", "outbox");
+        let settings = load(&[(TOML, toml), outbox, ("ANABRANCH__STREAM__LIST_LENGTH", "4")]).unwrap();
+        assert!(settings.rules().unwrap().get("abandoned-cart").is_some());
+        assert_eq!(settings.stream.list_length, 4);
+        let mut more = vec![(TOML, toml), outbox];
+        for (name, value) in
+            [("ANABRANCH__LAMBDA__LEASE_TABLE", "leases"), ("ANABRANCH__LAMBDA__WEBHOOK_SECRET", "a secret of sixteen")]
+        {
+            let error = load(&more).unwrap().check_notify().unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+            more.push((name, value));
+        }
+        let settings = load(&more).unwrap();
+        settings.check_notify().unwrap();
+        assert!(!format!("{settings:?}").contains("sixteen"), "the secret stays out of logs");
+        for (toml, part) in
+            [("[notify", TOML), ("[notify.rules.r]\nevent_types = [\"ogle\"]\n", "[notify.rules.r] event_types")]
+        {
+            let error = load(&[(TOML, toml), outbox]).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
     }
 
     #[test]

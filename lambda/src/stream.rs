@@ -17,20 +17,21 @@ use std::sync::Arc;
 use anabranch_aws::firehose::sink::{FirehoseApi, FirehoseSink, LineOutcome};
 use anabranch_aws::lambda_events::{KinesisEvent, KinesisEventRecord, KinesisResponse};
 use anabranch_models::Model;
+use anabranch_stream::notify::Notice;
 use anabranch_stream::ports::{Checkpoint, Commit, Position, Record, SequenceNumber, ShardId};
 
-use crate::compose::Handler;
+use crate::compose::{Handler, Invoked};
 use crate::report::Report;
 use crate::run::{Function, Held, InvocationError};
 use crate::{dead, objects};
 
 /// What a handler hands back.
 #[derive(Debug)]
-pub struct Handled<R> {
+pub struct Handled<R, T = Report> {
     /// The answer to whoever invoked it.
     pub response: R,
     /// What was done.
-    pub report: Report,
+    pub report: T,
 }
 
 /// The function behind the event source mapping.
@@ -99,7 +100,7 @@ impl<A: FirehoseApi> StreamFunction<A> {
             applied = function.apply_unscored(shard, &records, model, &mut held)?;
         }
         dead::write(function, shard, &records, &applied, |_| true)?;
-        commit(function, shard, &records, &held)?;
+        commit(function, shard, &records, &applied.notices, &held)?;
         report.add(&applied);
         report.delivered -= undeliverable;
         report.undeliverable += undeliverable;
@@ -109,16 +110,23 @@ impl<A: FirehoseApi> StreamFunction<A> {
 
 impl<A: FirehoseApi + 'static> Handler<KinesisEvent> for StreamFunction<A> {
     type Response = KinesisResponse;
+    type Report = Report;
 
-    fn handle(&self, event: &KinesisEvent, model: &Arc<Model>) -> Result<Handled<KinesisResponse>, InvocationError> {
-        Self::handle(self, event, model)
+    fn handle(&self, event: &KinesisEvent, with: &Invoked) -> Result<Handled<KinesisResponse>, InvocationError> {
+        Self::handle(self, event, &with.model)
     }
 }
 
-/// Histories, then how far the shard is.
-fn commit(function: &Function, shard: ShardId, records: &[Record], held: &Held) -> Result<(), InvocationError> {
+/// Notices, histories, then how far the shard is.
+fn commit(
+    function: &Function,
+    shard: ShardId,
+    records: &[Record],
+    notices: &[Notice],
+    held: &Held,
+) -> Result<(), InvocationError> {
     let Some(last) = records.iter().map(|record| record.position).max() else { return Ok(()) };
-    commit_at(function, shard, last, held)
+    commit_at(function, shard, last, notices, held)
 }
 
 /// The same with a checkpoint of the caller's.
@@ -126,11 +134,12 @@ pub(crate) fn commit_at(
     function: &Function,
     shard: ShardId,
     last: Position,
+    notices: &[Notice],
     held: &Held,
 ) -> Result<(), InvocationError> {
     let histories = held.write();
     let checkpoint = Checkpoint::After(last);
-    let commit = Commit { shard, checkpoint, histories: histories.uncommitted(), notices: &[], types: &function.types };
+    let commit = Commit { shard, checkpoint, histories: histories.uncommitted(), notices, types: &function.types };
     Ok(function.state.commit(commit)?)
 }
 

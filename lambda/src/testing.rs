@@ -14,6 +14,7 @@ use anabranch_aws::lambda_events::{
 use anabranch_aws::testing::SimClock;
 use anabranch_stores::lake::{MemoryStore, ObjectStore};
 use anabranch_stream::StreamSettings;
+use anabranch_stream::notify::Rules;
 use anabranch_stream::object;
 use anabranch_stream::ports::StateStore;
 use anabranch_stream::testing::{self, MemoryState, NOW_MS, TestClock, event};
@@ -132,6 +133,7 @@ pub(crate) fn function(state: Arc<dyn StateStore>, sink: Arc<dyn ObjectStore>, s
         types: testing::types(),
         settings,
         namespace: format!("clicks-{NOW_MS}"),
+        rules: Rules::default(),
         clock: TestClock::new(),
         scratch: ScratchPool::default(),
         chain: ChainForm::default(),

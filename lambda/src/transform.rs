@@ -19,9 +19,10 @@ use std::sync::Arc;
 use anabranch_aws::lambda_events::{FirehoseEvent, FirehoseRecord, FirehoseResponse, RESPONSE_BYTES_MAX};
 use anabranch_events::wire::time::day_and_hour;
 use anabranch_models::Model;
+use anabranch_stream::notify::Notice;
 use anabranch_stream::ports::{Position, Record, SequenceNumber, ShardId};
 
-use crate::compose::Handler;
+use crate::compose::{Handler, Invoked};
 use crate::dead;
 use crate::projection::{self, Answer};
 use crate::report::Report;
@@ -104,7 +105,8 @@ impl TransformFunction {
             dead::write(function, group.shard, &group.records, applied, |index| is_delivered(group.places[index]))?;
             report.add(applied);
         }
-        function.state.join(held.write().uncommitted(), &function.types)?;
+        let notices: Vec<Notice> = kept.iter().flat_map(|(_, applied)| applied.notices.iter().cloned()).collect();
+        function.state.join(held.write().uncommitted(), &notices, &function.types)?;
         // Not base64: a record, and an event of which nothing is known.
         let unreadable = event.records.len() as u64 - kept.iter().map(|(g, _)| g.places.len() as u64).sum::<u64>();
         let unreadable = unreadable - report.retried;
@@ -147,9 +149,10 @@ impl TransformFunction {
 
 impl Handler<FirehoseEvent> for TransformFunction {
     type Response = FirehoseResponse;
+    type Report = Report;
 
-    fn handle(&self, event: &FirehoseEvent, model: &Arc<Model>) -> Result<Handled<FirehoseResponse>, InvocationError> {
-        Self::handle(self, event, model)
+    fn handle(&self, event: &FirehoseEvent, with: &Invoked) -> Result<Handled<FirehoseResponse>, InvocationError> {
+        Self::handle(self, event, &with.model)
     }
 }
 

@@ -14,7 +14,11 @@
 //! kept so that it does not wander over every process; its shard and reason are told as blocked, and the others go on. A
 //! panic, or a table or stream that is not there, stops the process.
 //!
-//! **Bounds.** [`FleetSettings::shards_max`] threads, and two more. A shard holds one answer of Kinesis (10 MiB), one
+//! **Notifications.** Every worker commits what its events trigger; one process at a time sends it, by a lease of its own
+//! ([`dispatch_lease`](crate::kinesis::dispatch_lease)), once the whole stream is read far enough
+//! ([`frontier`](crate::kinesis::frontier)). Trouble with sending stops nothing else.
+//!
+//! **Bounds.** [`FleetSettings::shards_max`] threads, and three more. A shard holds one answer of Kinesis (10 MiB), one
 //! micro-batch, an open cut (`cut_bytes`, and once more while it is encoded) and the histories that it changed
 //! (`cut_histories`): about 100 MB at the worst under the defaults. It reads no page while it holds one, so whoever is
 //! slow (sink, table, scoring) slows reading down, and Kinesis keeps the rest.
@@ -23,6 +27,7 @@
 //! |---|---|
 //! | here | the threads |
 //! | `coordinate` | which shards to read now: listing, checkpoints, leases; no threads |
+//! | `dispatch` | sending notifications while the lease is ours; no threads |
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,21 +37,26 @@ use std::time::Duration;
 use anabranch_stores::ErrorKind;
 use anabranch_stream::crew::{Crew, Failed};
 use anabranch_stream::models::{ModelPoll, ModelSource};
+use anabranch_stream::notify::{DispatcherParts, Outbox};
 use anabranch_stream::ports::{Checkpoint, PortError, ShardId, ShardReader};
-use anabranch_stream::running::{RunningStream, StartError};
+use anabranch_stream::running::{NotifyParts, RunningStream, StartError};
 use anabranch_stream::shared::{Shared, SharedParts};
 use anabranch_stream::worker::{Step, Worker, WorkerError};
 use anabranch_stream::{Clock, LiveStream};
 
 use crate::api::KinesisApi;
 use crate::backoff::Patience;
+use crate::kinesis::dispatch_lease::{DispatchLeaseTable, DispatchLeaseTaker};
 use crate::kinesis::fanout::{FanOutReader, FanOutSettings};
+use crate::kinesis::frontier::Frontier;
 use crate::kinesis::lease::{LeaseSettings, LeaseTable, LeaseTaker};
 use crate::kinesis::reader::{PollSettings, PollingReader};
 
 mod coordinate;
+mod dispatch;
 
 pub use coordinate::Coordinator;
+pub use dispatch::Dispatching;
 
 /// How often the housekeeper looks for a newer model.
 const HOUSEKEEPING: Duration = Duration::from_millis(250);
@@ -56,6 +66,8 @@ const FAILED_WAITS_MS: [u64; 4] = [5_000, 20_000, 60_000, 300_000];
 const RECOVERED_MS: u64 = 3_000;
 /// Rounds that fail in a row before the stream counts as blocked: one throttled call is no news.
 const ROUNDS_FAILED_MAX: u32 = 3;
+/// Shortest wait between two walks over the outbox, in milliseconds: each reads the whole table.
+const WALK_EVERY_MS: u64 = 1_000;
 
 /// How records are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,10 +110,23 @@ pub struct FleetParts {
     pub patience: Patience,
     /// Where newer models come from; without it the first one stays.
     pub models: Option<ModelSource>,
+    /// Notifications; without it no event triggers any, and nothing that waits goes out by this process.
+    pub notify: Option<FleetNotify>,
     /// What is read, for people: `the Kinesis stream clicks`.
     pub source: String,
     /// When the stream was created, milliseconds since 1970.
     pub created_ms: i64,
+}
+
+/// What notifications need.
+#[derive(Debug)]
+pub struct FleetNotify {
+    /// Rules and the way out.
+    pub parts: NotifyParts,
+    /// Where notices wait: the state's, which [`SharedParts::state`] writes.
+    pub outbox: Arc<dyn Outbox>,
+    /// Who sends.
+    pub leases: Arc<dyn DispatchLeaseTable>,
 }
 
 /// The workers of this process. Dropping it stops them without waiting for the open cuts.
@@ -168,6 +193,8 @@ struct Members {
     is_draining: AtomicBool,
     /// Every worker came to its end, and the leases are given back.
     is_drained: AtomicBool,
+    /// A thread sends, or may: it is to end before the lease is given back.
+    is_dispatching: AtomicBool,
 }
 
 impl Members {
@@ -200,8 +227,14 @@ impl Fleet {
     pub fn start(parts: FleetParts) -> Result<Self, StartError> {
         parts.shared.settings.check().map_err(StartError::Setting)?;
         parts.shared.model.check_types(&parts.shared.types)?;
-        let shared = Arc::new(Shared::new(parts.shared));
+        let (notify, sending) = match parts.notify {
+            Some(FleetNotify { parts, outbox, leases }) => (Some(parts), Some((outbox, leases))),
+            None => (None, None),
+        };
+        let rules = notify.as_ref().map(|notify| notify.rules.clone()).unwrap_or_default();
+        let shared = Arc::new(Shared::new(parts.shared).with_rules(rules));
         let FleetSettings { worker, shards_max, failover_ms, list_every_ms, drain_ms } = parts.settings;
+        let dispatch_taker = DispatchLeaseTaker::new(worker.clone(), failover_ms);
         let mut coordinator = Coordinator::new(
             Arc::clone(&parts.api),
             Arc::clone(&shared.state),
@@ -223,6 +256,28 @@ impl Fleet {
         let crew = Arc::new(Crew::new(Arc::clone(&shared)));
         let members = Arc::<Members>::default();
         let clock = Arc::clone(&shared.clock);
+        let mut dispatch_lease = None;
+        if let (Some(notify), Some((outbox, leases))) = (notify, sending) {
+            let NotifyParts { channel, attempts_max, seed, .. } = notify;
+            let (api, state, clock) = (Arc::clone(&parts.api), Arc::clone(&shared.state), Arc::clone(&clock));
+            let dispatcher = DispatcherParts {
+                shared: Arc::clone(&shared),
+                outbox,
+                progress: Box::new(Frontier::new(api, state, clock)),
+                channel,
+                attempts_max,
+                seed,
+                idle_shortest_ms: WALK_EVERY_MS,
+            };
+            let dispatching = Dispatching::new(dispatcher, dispatch_taker.right());
+            let all = Arc::clone(&members);
+            members.is_dispatching.store(true, Ordering::SeqCst);
+            crew.spawn("dispatcher", move |shared| {
+                dispatch::run(dispatching, shared, &all);
+                Ok(())
+            })?;
+            dispatch_lease = Some((dispatch_taker, leases));
+        }
         let readers = Readers { api: parts.api, reading: parts.reading, clock, patience: parts.patience };
         let mut keeper = Keeper {
             coordinator,
@@ -230,6 +285,7 @@ impl Fleet {
             crew: Arc::clone(&crew),
             members: Arc::clone(&members),
             readers,
+            dispatch_lease,
             wanted,
             failing: BTreeMap::new(),
             ended: HashMap::new(),
@@ -313,6 +369,8 @@ struct Keeper {
     crew: Arc<Crew>,
     members: Arc<Members>,
     readers: Readers,
+    /// The lease of notifications, where there are rules.
+    dispatch_lease: Option<(DispatchLeaseTaker, Arc<dyn DispatchLeaseTable>)>,
     /// The shards whose leases are ours.
     wanted: BTreeSet<ShardId>,
     failing: BTreeMap<ShardId, Failing>,
@@ -325,10 +383,12 @@ struct Keeper {
 impl Keeper {
     fn run(mut self) -> Result<(), Failed> {
         let mut round_us = self.shared.clock.monotonic_us();
+        self.keep_dispatch_lease();
         while !self.shared.is_stopping() {
             self.gather();
             if self.members.is_draining() {
-                if self.members.lock().is_empty() {
+                let is_dispatching = self.members.is_dispatching.load(Ordering::SeqCst);
+                if self.members.lock().is_empty() && !is_dispatching {
                     self.give_back();
                     return Ok(());
                 }
@@ -340,6 +400,7 @@ impl Keeper {
             // A round that failed is not made again before its time.
             if is_due || (!self.ended.is_empty() && self.rounds_failed == 0) {
                 round_us = now_us;
+                self.keep_dispatch_lease();
                 self.round(now_us)?;
             }
             self.reconcile().map_err(|error| (format!("starting a thread: {error}"), ErrorKind::Retry))?;
@@ -446,8 +507,22 @@ impl Keeper {
         Ok(())
     }
 
+    /// Renews the lease of notifications, or takes it if nobody keeps it. If that fails what is held runs out by itself.
+    fn keep_dispatch_lease(&mut self) {
+        if let Some((taker, table)) = &mut self.dispatch_lease
+            && let Err(error) = taker.run(&**table, &*self.shared.clock)
+        {
+            tracing::warn!(%error, "the lease of notifications stays as it is for now");
+        }
+    }
+
     /// Others may read our shards from now on, without waiting for our leases to run out.
     fn give_back(&mut self) {
+        if let Some((taker, table)) = &mut self.dispatch_lease
+            && let Err(error) = taker.release(&**table)
+        {
+            tracing::warn!(%error, "the lease of notifications is not given back; another takes it when it runs out");
+        }
         if let Err(error) = self.coordinator.release(self.shared.clock.monotonic_us()) {
             tracing::warn!(%error, "the leases are not given back; others take them when they run out");
         }

@@ -9,11 +9,15 @@
 //! | [`shards`] | which shards may be read now, across splits and merges |
 //! | [`lease`] | spreading shards over workers |
 //! | [`identity`] | which stream it is: its namespace |
+//! | [`dispatch_lease`] | which process sends notifications |
+//! | [`frontier`] | how far the stream is read, by whomever |
 //! | [`producer`] | `PutRecords`: limits, partial failures, order per partition key |
 //! | [`sdk`] | all of it over the official SDK |
 
 pub mod backlog;
+pub mod dispatch_lease;
 pub mod fanout;
+pub mod frontier;
 pub mod identity;
 pub mod kpl;
 pub mod lease;

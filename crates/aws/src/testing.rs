@@ -10,6 +10,7 @@ use anabranch_stream::Clock;
 use anabranch_stream::ports::{PortError, ShardId};
 
 use crate::backoff::Pause;
+use crate::kinesis::dispatch_lease::{DispatchLease, DispatchLeaseTable};
 use crate::kinesis::lease::{Lease, LeaseTable};
 
 mod kinesis;
@@ -48,7 +49,22 @@ impl Pause for SimClock {
 
 /// A lease table in memory.
 #[derive(Debug, Default)]
-pub struct MemoryLeases(Mutex<BTreeMap<ShardId, Lease>>);
+pub struct MemoryLeases(Mutex<BTreeMap<ShardId, Lease>>, Mutex<Option<DispatchLease>>);
+
+impl DispatchLeaseTable for MemoryLeases {
+    fn dispatch_lease(&self) -> Result<Option<DispatchLease>, PortError> {
+        Ok(self.1.lock().unwrap().clone())
+    }
+
+    fn write_dispatch_lease(&self, lease: &DispatchLease, expected_counter: Option<u64>) -> Result<bool, PortError> {
+        let mut held = self.1.lock().unwrap();
+        let is_expected = held.as_ref().map(|held| held.counter) == expected_counter;
+        if is_expected {
+            *held = Some(lease.clone());
+        }
+        Ok(is_expected)
+    }
+}
 
 impl LeaseTable for MemoryLeases {
     fn leases(&self) -> Result<Vec<Lease>, PortError> {

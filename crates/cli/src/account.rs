@@ -7,16 +7,18 @@ use anabranch_aws::api::{ApiErrorKind, KinesisApi, StreamSummary};
 use anabranch_aws::backoff::Patience;
 use anabranch_aws::dynamo::histories::{DynamoState, StateParts, StateSettings};
 use anabranch_aws::dynamo::leases::DynamoLeases;
-use anabranch_aws::fleet::{Fleet, FleetParts, FleetSettings, Reading};
+use anabranch_aws::fleet::{Fleet, FleetNotify, FleetParts, FleetSettings, Reading};
 use anabranch_aws::kinesis::fanout::FanOutSettings;
 use anabranch_aws::kinesis::identity;
 use anabranch_aws::kinesis::reader::PollSettings;
 use anabranch_aws::sdk::{AwsSettings, Connection};
+use anabranch_aws::sns::channel::SnsChannel;
 use anabranch_batch::dataset::Dataset;
 use anabranch_events::erasure::ErasureKey;
 use anabranch_events::{HistoryKey, codec};
 use anabranch_stores::ErrorKind;
 use anabranch_stream::Clock;
+use anabranch_stream::notify::Channel;
 use anabranch_stream::shared::SharedParts;
 use rand::TryRng as _;
 
@@ -120,19 +122,13 @@ impl Account {
             clock: Arc::clone(&context.clock) as Arc<dyn Clock>,
             patience: self.patience.clone(),
         };
-        Ok(Arc::new(DynamoState::new(parts, &context.types)?))
+        let state = DynamoState::new(parts, &context.types)?;
+        Ok(Arc::new(if source.outbox_table.is_empty() { state } else { state.with_outbox(&source.outbox_table) }))
     }
 
     /// Starts this process's workers.
     pub(crate) fn start_fleet(&self, context: &Context) -> Result<Fleet, Failure> {
         let source = &context.settings.source;
-        // Several workers would each send what lies in one outbox.
-        if !context.settings.notify.rules.is_empty() {
-            return Err(Failure::input(
-                "[notify.rules] are not served on Kinesis ([source] kind) yet, only by the stream on one machine: take them \
-                 out of the settings of this worker",
-            ));
-        }
         let worker = if source.worker.is_empty() {
             format!("anabranch-{}-{:016x}", std::process::id(), u64::from_le_bytes(chance()?))
         } else {
@@ -146,9 +142,19 @@ impl Account {
         let mut stream_settings = context.settings.stream.clone();
         stream_settings.name.clone_from(&self.stream);
         let dynamo = Arc::new(self.connection.dynamo());
+        let state = self.state(context)?;
+        let leases = Arc::new(DynamoLeases::new(dynamo, source.lease_table.clone(), self.patience.clone()));
+        let topic = |topic: &str| -> Result<Box<dyn Channel>, Failure> {
+            Ok(Box::new(SnsChannel::new(Arc::new(self.connection.sns()), topic)))
+        };
+        let notify = context.notify_by(&topic)?.map(|parts| FleetNotify {
+            parts,
+            outbox: Arc::<DynamoState>::clone(&state),
+            leases: Arc::<DynamoLeases>::clone(&leases),
+        });
         Ok(Fleet::start(FleetParts {
             shared: SharedParts {
-                state: self.state(context)?,
+                state,
                 sink: context.delivered()?,
                 types: context.types.clone(),
                 settings: stream_settings,
@@ -158,7 +164,7 @@ impl Account {
             },
             api: Arc::clone(&self.api),
             reading,
-            leases: Arc::new(DynamoLeases::new(dynamo, source.lease_table.clone(), self.patience.clone())),
+            leases,
             settings: FleetSettings {
                 worker,
                 shards_max: source.shards_max,
@@ -168,6 +174,7 @@ impl Account {
             },
             patience: self.patience.clone(),
             models: Some(context.models()?),
+            notify,
             source: self.source(),
             created_ms: self.summary.created_ms,
         })?)

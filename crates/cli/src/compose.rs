@@ -37,6 +37,9 @@ use crate::ui::Ui;
 /// The note under which a state remembers which dataset it was warmed with.
 const IMPORTED_NOTE: &str = "imported-dataset";
 
+/// Makes the way to a topic of SNS, by its ARN.
+type TopicOpener<'a> = &'a dyn Fn(&str) -> Result<Box<dyn Channel>, Failure>;
+
 /// What every command works with.
 pub(crate) struct Context {
     pub(crate) settings: Settings,
@@ -252,6 +255,11 @@ impl Context {
 
     /// What notifications need, if the settings have a rule.
     pub(crate) fn notify(&self) -> Result<Option<NotifyParts>, Failure> {
+        self.notify_by(&|topic| Ok(Box::new(SnsTopic::new(topic)?)))
+    }
+
+    /// The same with a way to a topic of SNS, by its ARN.
+    pub(crate) fn notify_by(&self, topic: TopicOpener<'_>) -> Result<Option<NotifyParts>, Failure> {
         let settings = &self.settings.notify;
         let rules = settings.compile(&self.types).map_err(Failure::input)?;
         if rules.is_empty() {
@@ -263,7 +271,7 @@ impl Context {
                 let webhook = &settings.webhook;
                 Box::new(Webhook::new(&webhook.url, self.webhook_secret()?, webhook.timeout_ms))
             }
-            ChannelKind::Sns => Box::new(SnsTopic::new(&settings.sns.topic)?),
+            ChannelKind::Sns => topic(&settings.sns.topic)?,
         };
         let mut seed = [0; 8];
         rand::rngs::SysRng

@@ -87,7 +87,9 @@ pub(crate) fn load(
     settings.stream.check().map_err(Failure::input)?;
     settings.source.check().map_err(Failure::input)?;
     let types = settings.events.compile()?;
-    settings.notify.compile(&types).map_err(Failure::input)?;
+    let rules = settings.notify.compile(&types).map_err(Failure::input)?;
+    settings.notify.check_secret_file().map_err(Failure::input)?;
+    settings.source.check_outbox(!rules.is_empty()).map_err(Failure::input)?;
     Ok(settings)
 }
 
@@ -136,6 +138,27 @@ mod tests {
             let error = format!("{:?}", load(None, None, environment(&pairs)).unwrap_err());
             assert!(error.contains(part), "{error}");
         }
+    }
+
+    #[test]
+    fn rules_need_what_their_way_needs() {
+        let rule = ("ANABRANCH__NOTIFY__RULES__R__EVENT_TYPES", "['cart']");
+        let webhook =
+            [rule, ("ANABRANCH__NOTIFY__CHANNEL", "webhook"), ("ANABRANCH__NOTIFY__WEBHOOK__URL", "http://h")];
+        let error = format!("{:?}", load(None, None, environment(&webhook)).unwrap_err());
+        assert!(error.contains("secret_file is empty"), "{error}");
+        let kinesis = [
+            rule,
+            ("ANABRANCH__SOURCE__KIND", "kinesis"),
+            ("ANABRANCH__SOURCE__STREAM", "clicks"),
+            ("ANABRANCH__SOURCE__TABLE", "state"),
+            ("ANABRANCH__SOURCE__LEASE_TABLE", "leases"),
+        ];
+        load(None, None, environment(&kinesis[1..])).unwrap();
+        let error = format!("{:?}", load(None, None, environment(&kinesis)).unwrap_err());
+        assert!(error.contains("[source] outbox_table is missing"), "{error}");
+        let with_outbox = [&kinesis[..], &[("ANABRANCH__SOURCE__OUTBOX_TABLE", "outbox")]].concat();
+        assert_eq!(load(None, None, environment(&with_outbox)).unwrap().source.outbox_table, "outbox");
     }
 
     /// The example of the documentation is one that works.

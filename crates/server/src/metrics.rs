@@ -38,6 +38,7 @@ struct Scrape {
     distributions: Distributions,
     shards: Vec<(ShardId, ShardStatus)>,
     notices: NotifyCounts,
+    notices_waiting_ms: u64,
     snapshot_version: String,
     snapshot_ms: i64,
     ingest_room: Option<usize>,
@@ -49,12 +50,14 @@ impl Scrape {
     fn of(app: &App) -> Self {
         let shared = app.stream().shared();
         let model = shared.model();
+        let now_ms = shared.clock.now_ms();
         Self {
-            now_ms: shared.clock.now_ms(),
+            now_ms,
             counted: shared.counted(),
             distributions: shared.distributions(),
             shards: shared.statuses(),
             notices: shared.notices(),
+            notices_waiting_ms: shared.notices_waiting_ms(now_ms),
             snapshot_version: model.version().to_owned(),
             snapshot_ms: model.snapshot().meta().as_of_ms,
             ingest_room: ingest_room(app),
@@ -169,7 +172,10 @@ impl Scrape {
             let labels = [("reason", reason.to_string())];
             family.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(value, None)?;
         }
-        Ok(())
+        let help = "How long the oldest due notice has waited; 0 where another process sends.";
+        let age_s = self.notices_waiting_ms as f64 / 1e3;
+        let name = "notifications_waiting_age";
+        page.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?.encode_gauge(&age_s)
     }
 
     fn process(&self, page: &mut DescriptorEncoder<'_>) -> fmt::Result {

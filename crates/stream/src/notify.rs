@@ -10,6 +10,7 @@
 //! | [`rule`] | rules: what triggers, and what is decided when it is due; pure |
 //! | [`notice`] | what waits in the outbox and what a receiver gets; the id |
 //! | [`outbox`] | the port of the outbox, and the embedded one |
+//! | [`progress`] | how far the stream is read: the port, and the simple ones |
 //! | [`dispatcher`] | due → decide → send → finish, a step at a time |
 //! | [`channel`] | the way out: the port, and a log line |
 //! | [`webhook`] | a signed POST |
@@ -30,6 +31,7 @@ pub mod counts;
 pub mod dispatcher;
 pub mod notice;
 pub mod outbox;
+pub mod progress;
 pub mod rule;
 pub mod settings;
 pub mod webhook;
@@ -39,6 +41,7 @@ pub use counts::NotifyCounts;
 pub use dispatcher::{Dispatcher, DispatcherParts, NotifyError};
 pub use notice::{Notice, Notification};
 pub use outbox::Outbox;
+pub use progress::{AfterAWhile, OwnShards, Progress};
 pub use rule::{DropReason, Rule, Rules};
 pub use settings::{ChannelKind, NotifySettings, RuleSettings};
 pub use webhook::Webhook;

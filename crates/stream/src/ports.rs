@@ -314,11 +314,16 @@ pub trait StateStore: Send + Sync + Debug {
     /// that a crash in between is mended by doing it again.
     fn commit(&self, commit: Commit<'_>) -> Result<(), PortError>;
 
-    /// Joins the histories of a caller that has no place in a shard (a Firehose transformation sees many, in no order).
-    /// A checkpoint at the start moves nothing; a store that can leave it out does.
-    fn join(&self, histories: &HashMap<HistoryKey, Held>, types: &EventTypes) -> Result<(), PortError> {
+    /// Keeps the notices and joins the histories of a caller that has no place in a shard (a Firehose transformation sees
+    /// many, in no order). A checkpoint at the start moves nothing; a store that can leave it out does.
+    fn join(
+        &self,
+        histories: &HashMap<HistoryKey, Held>,
+        notices: &[Notice],
+        types: &EventTypes,
+    ) -> Result<(), PortError> {
         let checkpoint = Checkpoint::After(Position::START);
-        self.commit(Commit { shard: ShardId(0), checkpoint, histories, types, notices: &[] })
+        self.commit(Commit { shard: ShardId(0), checkpoint, histories, types, notices })
     }
 }
 

@@ -23,7 +23,7 @@ use crate::erase;
 use crate::ingest::{Appender, run_appender};
 use crate::models::{ModelPoll, ModelSource};
 use crate::notify::dispatcher::DispatchStep;
-use crate::notify::{Channel, Dispatcher, DispatcherParts, NotifyError, Rules};
+use crate::notify::{Channel, Dispatcher, DispatcherParts, NotifyError, OwnShards, Rules};
 use crate::object;
 use crate::ports::{PortError, Position, ShardId};
 use crate::shared::{Shared, SharedParts, lock};
@@ -33,6 +33,8 @@ use crate::worker::{Step, Worker, WorkerError};
 const HOUSEKEEPING: Duration = Duration::from_millis(250);
 /// How often retention runs, in milliseconds.
 const TRIM_EVERY_MS: u64 = 10_000;
+/// Shortest wait between two walks over the outbox, in milliseconds; they are cheap here.
+const WALK_EVERY_MS: u64 = 10;
 
 /// What a running stream is made of.
 #[derive(Debug)]
@@ -178,7 +180,10 @@ impl RunningStream {
         if let Some((channel, attempts_max, seed)) = sending {
             let outbox = Arc::new(EmbeddedState::new(Arc::clone(&state)));
             let shared = Arc::clone(&stream.shared);
-            let dispatcher = Dispatcher::new(DispatcherParts { shared, outbox, channel, attempts_max, seed });
+            let progress = Box::new(OwnShards::new(Arc::clone(&shared)));
+            let idle_shortest_ms = WALK_EVERY_MS;
+            let parts = DispatcherParts { shared, outbox, progress, channel, attempts_max, seed, idle_shortest_ms };
+            let dispatcher = Dispatcher::new(parts);
             stream.crew.spawn("dispatcher", move |shared| {
                 dispatch(dispatcher, shared).map_err(|error| (error.to_string(), error.kind()))
             })?;

@@ -59,6 +59,8 @@ pub struct Shared {
     distributions: Mutex<Distributions>,
     rules: Rules,
     notices: Mutex<NotifyCounts>,
+    /// When the oldest notice was due that waits; known where notices are dispatched.
+    waiting_since_ms: Mutex<Option<i64>>,
     stop: AtomicBool,
 }
 
@@ -147,6 +149,7 @@ impl Shared {
             distributions: Mutex::default(),
             rules: Rules::default(),
             notices: Mutex::default(),
+            waiting_since_ms: Mutex::default(),
             stop: AtomicBool::new(false),
         }
     }
@@ -169,6 +172,17 @@ impl Shared {
 
     pub(crate) fn count_notices(&self, count: impl FnOnce(&mut NotifyCounts)) {
         count(&mut lock(&self.notices));
+    }
+
+    /// For how long the oldest due notice has waited, in milliseconds; 0 where none does, or another process dispatches.
+    pub fn notices_waiting_ms(&self, now_ms: i64) -> u64 {
+        let since_ms = *lock(&self.waiting_since_ms);
+        since_ms.map_or(0, |since_ms| u64::try_from(now_ms.saturating_sub(since_ms)).unwrap_or(0))
+    }
+
+    /// Says since when the oldest due notice waits.
+    pub fn note_waiting(&self, since_ms: Option<i64>) {
+        *lock(&self.waiting_since_ms) = since_ms;
     }
 
     /// Everything that arrived in a shard before this time is applied; `None` of a shard that has no worker here.

@@ -223,7 +223,10 @@ impl Transform<'_> {
                 continue;
             }
             output.tally.applied += 1;
-            self.notify(&event, &owner, record.arrival_ms, output);
+            // What a history holds has its notices in the outbox already: they are kept first.
+            if outcome == Outcome::Applied {
+                self.notify(&event, &owner, record.arrival_ms, output);
+            }
             let (number, sub, arrival_ms) = (record.position.number, record.sub, record.arrival_ms);
             match self.mode {
                 Mode::PerEvent => {

@@ -15,6 +15,7 @@ use anabranch_lambda::stream::StreamFunction;
 use anabranch_lambda::transform::TransformFunction;
 use anabranch_stores::lake::MemoryStore;
 use anabranch_stream::StreamSettings;
+use anabranch_stream::notify::Rules;
 use anabranch_stream::testing::{self, MemoryState, TestClock};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -29,6 +30,7 @@ fn function(state: &Arc<MemoryState>) -> Function {
         types: testing::types(),
         settings: StreamSettings { list_length: 5, micro_batch_records: 3, ..StreamSettings::default() },
         namespace: "clicks".to_owned(),
+        rules: Rules::default(),
         clock: TestClock::new(),
         scratch: ScratchPool::default(),
         chain: ChainForm::default(),

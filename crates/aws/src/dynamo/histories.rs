@@ -37,7 +37,7 @@ use crate::api::{ApiError, ApiErrorKind};
 use crate::backoff::Patience;
 
 /// Puts that are in memory at once: at a kilobyte each a megabyte, at the largest item 200.
-const PUTS_MAX: usize = 512;
+pub(super) const PUTS_MAX: usize = 512;
 /// Longest namespace in bytes; with a shard's name it stays far below the longest key.
 const NAMESPACE_BYTES_MAX: usize = 1024;
 /// Conflicts are joined and put again at once this often before a pause: one of two writers has won by then.
@@ -414,7 +414,13 @@ impl StateStore for DynamoState {
         Ok(())
     }
 
-    fn join(&self, histories: &HashMap<HistoryKey, Held>, types: &EventTypes) -> Result<(), PortError> {
+    fn join(
+        &self,
+        histories: &HashMap<HistoryKey, Held>,
+        notices: &[Notice],
+        types: &EventTypes,
+    ) -> Result<(), PortError> {
+        self.keep(notices)?;
         self.write(histories.iter(), types).map(drop)
     }
 }

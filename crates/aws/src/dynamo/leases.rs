@@ -1,6 +1,9 @@
 //! The lease table in DynamoDB, with the Kinesis Client Library's attributes (`leaseKey` is the partition key), so that
 //! its tools and its operators read it. Attributes that are not ours stay as they are: every write is an update.
 //!
+//! The lease of the one process that sends notifications lies here too, under a name that no shard can have
+//! ([`DISPATCH_LEASE`]), with `leaseOwner` and `leaseCounter` alone.
+//!
 //! A write whose answer is lost and which is then found done says *lost the race*: a lease may be wrong for a while,
 //! and the next round of [`LeaseTaker`](crate::kinesis::lease::LeaseTaker) puts it right.
 
@@ -10,8 +13,9 @@ use std::sync::Arc;
 use anabranch_stores::ErrorKind;
 use anabranch_stream::ports::{PortError, ShardId};
 
-use super::api::{Condition, DynamoApi, DynamoError, Item, Table, Update, Value};
+use super::api::{Condition, DynamoApi, DynamoError, Got, Item, Table, Update, Value};
 use crate::backoff::Patience;
+use crate::kinesis::dispatch_lease::{DISPATCH_LEASE, DispatchLease, DispatchLeaseTable};
 use crate::kinesis::lease::{Lease, LeaseCheckpoint, LeaseTable};
 
 pub(super) const KEY: &str = "leaseKey";
@@ -64,7 +68,7 @@ impl LeaseTable for DynamoLeases {
         loop {
             match self.api.scan(&self.table, from.clone()) {
                 Ok(page) => {
-                    for item in &page.items {
+                    for item in page.items.iter().filter(|item| !is_dispatch(item)) {
                         leases.push(lease_of(item)?);
                     }
                     if page.next.is_none() {
@@ -91,6 +95,57 @@ impl LeaseTable for DynamoLeases {
         let key = Value::S(key.to_string());
         self.held("removing a lease", &mut || self.api.delete(&self.table, key.clone(), condition.clone()))
     }
+}
+
+impl DispatchLeaseTable for DynamoLeases {
+    fn dispatch_lease(&self) -> Result<Option<DispatchLease>, PortError> {
+        let mut attempt = 1;
+        loop {
+            let mut answers = self.api.get(&self.table, &[vec![dispatch_key()]]);
+            match answers.pop().unwrap_or_else(|| Ok(Got::default())) {
+                Ok(got) if got.unprocessed.is_empty() => return got.items.first().map(dispatch_of).transpose(),
+                Ok(_) if self.patience.wait_after(attempt) => attempt += 1,
+                Ok(_) => {
+                    let what = "reading the lease of notifications: the key stays unprocessed; it is asked again later";
+                    return Err(PortError { kind: ErrorKind::Retry, what: what.to_owned(), source: None });
+                }
+                Err(error) if error.is_passing() && self.patience.wait_after(attempt) => attempt += 1,
+                Err(error) => return Err(error.into_port("reading the lease of notifications")),
+            }
+        }
+    }
+
+    fn write_dispatch_lease(&self, lease: &DispatchLease, expected_counter: Option<u64>) -> Result<bool, PortError> {
+        let condition = match expected_counter {
+            None => Condition::Absent(KEY),
+            Some(counter) => Condition::Equals(COUNTER, Value::number(counter)),
+        };
+        let mut set = vec![(COUNTER, Value::number(lease.counter))];
+        let mut remove = Vec::new();
+        match &lease.owner {
+            Some(owner) => set.push((OWNER, Value::S(owner.clone()))),
+            None => remove.push(OWNER),
+        }
+        let update = Update { key: dispatch_key(), set, remove, condition };
+        self.held("writing the lease of notifications", &mut || self.api.update(&self.table, update.clone()))
+    }
+}
+
+fn dispatch_key() -> Value {
+    Value::S(DISPATCH_LEASE.to_owned())
+}
+
+fn is_dispatch(item: &Item) -> bool {
+    item.get(KEY).and_then(Value::as_text) == Some(DISPATCH_LEASE)
+}
+
+fn dispatch_of(item: &Item) -> Result<DispatchLease, PortError> {
+    let counter = item.get(COUNTER).and_then(Value::as_number).ok_or_else(|| PortError {
+        kind: ErrorKind::Corrupt,
+        what: format!("{DISPATCH_LEASE}: attribute {COUNTER} is missing or unsound; remove the item, it is made again"),
+        source: None,
+    })?;
+    Ok(DispatchLease { owner: item.get(OWNER).and_then(Value::as_text).map(str::to_owned), counter })
 }
 
 pub(super) fn update_of(lease: &Lease, condition: Condition) -> Update {

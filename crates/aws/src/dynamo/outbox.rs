@@ -23,8 +23,8 @@ use anabranch_stream::notify::outbox::corrupt;
 use anabranch_stream::notify::{Notice, Outbox};
 use anabranch_stream::ports::PortError;
 
-use super::api::{Condition, Item, Put, Table, Value};
-use super::histories::DynamoState;
+use super::api::{Condition, DynamoError, Item, Put, Table, Value};
+use super::histories::{DynamoState, PUTS_MAX};
 use super::item;
 
 const NOTICE: &str = "n";
@@ -73,10 +73,35 @@ impl DynamoState {
         })
     }
 
-    /// Keeps the notices of a cut.
+    /// Keeps the notices of a cut, side by side. One whose id is there, waiting or finished, stays as it is.
     pub(super) fn keep(&self, notices: &[Notice]) -> Result<(), PortError> {
-        for notice in notices {
-            self.put_one_in(self.outbox()?, &waiting(notice, Condition::Absent(item::KEY)), "keeping a notice")?;
+        for notices in notices.chunks(PUTS_MAX) {
+            let table = self.outbox()?;
+            let mut left: Vec<Put> =
+                notices.iter().map(|notice| waiting(notice, Condition::Absent(item::KEY))).collect();
+            for attempt in 1.. {
+                let answers = self.api.put(table, left.clone());
+                let mut again = Vec::new();
+                let mut trouble = None;
+                for (put, answer) in left.into_iter().zip(answers) {
+                    match answer {
+                        Ok(()) | Err(DynamoError::ConditionFailed(_)) => {}
+                        Err(error) if error.is_passing() => {
+                            again.push(put);
+                            trouble = Some(error);
+                        }
+                        Err(error) => return Err(error.into_port("keeping a notice")),
+                    }
+                }
+                left = again;
+                match trouble {
+                    None => break,
+                    Some(error) if !self.patience.wait_after(attempt) => {
+                        return Err(error.into_port("keeping a notice"));
+                    }
+                    Some(_) => {}
+                }
+            }
         }
         Ok(())
     }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 
 use anabranch_stores::lake::{FaultPlan, FaultyStore, MemoryStore, ObjectPath, ObjectStore};
+use anabranch_stream::notify::{NotifySettings, RuleSettings};
 use anabranch_stream::object;
-use anabranch_stream::testing::{self, MemoryState};
+use anabranch_stream::testing::{self, MemoryChannel, MemoryState};
 use anabranch_stream::{Counts, StreamSettings};
 
 use super::*;
@@ -83,6 +84,7 @@ impl World {
             },
             patience: Patience::new(Arc::<SimClock>::clone(&self.clock), 1),
             models: None,
+            notify: None,
             source: "the Kinesis stream clicks".to_owned(),
             created_ms: 1,
         }
@@ -274,6 +276,49 @@ fn a_shard_in_trouble_is_told_and_tried_again_and_the_others_go_on() {
     world.wait_delivered();
     world.wait_until("nothing is told any more", || fleet.shared().blocked().is_none());
     fleet.stop().unwrap();
+}
+
+/// The lease of notifications goes from one process to the other, by a clean end and by a crash.
+#[test]
+fn one_process_sends_notifications_and_another_follows_it() {
+    let world = World::new(2, 8);
+    let channel = MemoryChannel::default();
+    let rule = RuleSettings { event_types: vec!["view".to_owned()], cool_down_minutes: 0, ..RuleSettings::default() };
+    let settings = NotifySettings { rules: [("r".to_owned(), rule)].into(), ..NotifySettings::default() };
+    let start = |name: &str| {
+        let parts = NotifyParts {
+            rules: settings.compile(&testing::types()).unwrap(),
+            channel: Box::new(channel.clone()),
+            attempts_max: 8,
+            seed: 1,
+        };
+        let (outbox, leases) = (Arc::<MemoryState>::clone(&world.state), Arc::<MemoryLeases>::clone(&world.leases));
+        let notify = Some(FleetNotify { parts, outbox, leases });
+        Fleet::start(FleetParts { notify, ..world.parts(name, Reading::Polling(PollSettings::default())) }).unwrap()
+    };
+    let arrived = || {
+        let ids = channel.ids();
+        assert_eq!(ids.iter().collect::<std::collections::BTreeSet<_>>().len(), ids.len(), "each once");
+        ids.len()
+    };
+    let who = || world.leases.dispatch_lease().unwrap().and_then(|lease| lease.owner);
+    let first = start("a");
+    world.wait_until("somebody sends", || who().as_deref() == Some("a"));
+    let second = start("b");
+    world.put(20);
+    world.wait_until("everything is sent", || arrived() == world.expected().len());
+    assert_eq!((first.shared().notices().sent, second.shared().notices().sent), (arrived() as u64, 0));
+    first.stop().unwrap();
+    world.wait_until("the other sends, at once", || who().as_deref() == Some("b"));
+    world.put(20);
+    world.wait_until("everything is sent", || arrived() == world.expected().len());
+    let third = start("c");
+    drop(second);
+    world.put(20);
+    world.wait_until("the third sends", || arrived() == world.expected().len());
+    assert_eq!((who().as_deref(), world.state.waiting()), (Some("c"), 0));
+    third.stop().unwrap();
+    assert_eq!(who(), None);
 }
 
 #[test]

@@ -58,7 +58,8 @@ pub(crate) fn run(context: &Context, arguments: &ForgetArgs) -> Result<(), Failu
             // What a worker holds in an open cut comes out a little later; its histories meet the floor.
             let compression = context.settings.stream.compression;
             let letters = erase::erase_dead_letters(&*context.delivered()?, "dead-letters", &keys, compression)?;
-            let counts = json!({ "histories": forgotten.histories, "deadLetters": letters });
+            let counts =
+                json!({ "histories": forgotten.histories, "notices": forgotten.notices, "deadLetters": letters });
             FromState { keys, names: forgotten.names, counts }
         }
         Holder::Nobody => {

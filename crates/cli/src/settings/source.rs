@@ -30,6 +30,9 @@ pub(crate) struct SourceSettings {
     pub(crate) table: String,
     /// DynamoDB table of leases (partition key `leaseKey`, text).
     pub(crate) lease_table: String,
+    /// DynamoDB table of notices that wait (partition key `k`, binary; time to live on `ttl`); needed where `[notify]` has
+    /// rules.
+    pub(crate) outbox_table: String,
     /// The secret under which forgotten users are named, 64 hexadecimal digits, the same for every worker;
     /// `home/keys/erasure.key`, made at its first use, if empty.
     #[serde(serialize_with = "hidden")]
@@ -61,6 +64,7 @@ impl Default for SourceSettings {
             reads_per_second: 4,
             table: String::new(),
             lease_table: String::new(),
+            outbox_table: String::new(),
             erasure_key: String::new(),
             history_days: 400,
             region: String::new(),
@@ -100,6 +104,16 @@ impl SourceSettings {
             ((0..=600_000).contains(&self.drain_ms), format!("drain_ms = {}: 0 to 600000", self.drain_ms)),
         ];
         checks.into_iter().find(|(ok, _)| !ok).map_or(Ok(()), |(_, problem)| Err(format!("[source] {problem}")))
+    }
+}
+
+impl SourceSettings {
+    /// Checks that notices have a place to wait, if there are rules.
+    pub(super) fn check_outbox(&self, has_rules: bool) -> Result<(), String> {
+        if has_rules && self.kind == SourceKind::Kinesis && self.outbox_table.is_empty() {
+            return Err("[source] outbox_table is missing: there are rules in [notify]".to_owned());
+        }
+        Ok(())
     }
 }
 

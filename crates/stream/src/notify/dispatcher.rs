@@ -8,8 +8,9 @@
 //! A crash between sending and finishing sends again, under the same id. When the outbox or the histories fail in a way
 //! that may pass, the dispatcher keeps what it holds, never sends a second time for it, and the next step tries again.
 //!
-//! Where several processes read a stream, each knows how far its own shards are read and takes the others' word: a
-//! notice of a shard without a worker here counts as settled.
+//! How far the stream is read is asked of a [`Progress`]. Where several processes read a stream one of them dispatches;
+//! which, and what happens when two believe it, is for whoever drives: [`Dispatcher::is_closing`] tells whether a notice is
+//! in hand, and [`Dispatcher::begin_anew`] forgets what was read of the outbox meanwhile.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -25,9 +26,10 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::channel::{Channel, SendError};
 use super::notice::{Body, Notice, Notification, id_text};
 use super::outbox::Outbox;
+use super::progress::Progress;
 use super::rule::{DropReason, Rule};
 use crate::object;
-use crate::ports::{PortError, ShardId};
+use crate::ports::PortError;
 use crate::settings::Compression;
 use crate::shared::Shared;
 
@@ -35,8 +37,10 @@ use crate::shared::Shared;
 const PAGE: usize = 64;
 /// Notices looked at before the walk begins anew: memory of held-back owners, and of the time until a retry.
 const WALK_MAX: usize = 4096;
-/// Longest and shortest wait of an idle dispatcher, in milliseconds.
-const IDLE_MS: std::ops::RangeInclusive<u64> = 10..=1000;
+/// Longest wait of an idle dispatcher, in milliseconds.
+const IDLE_LONGEST_MS: u64 = 1000;
+/// When to look again at a notice whose moment is not read yet, in milliseconds.
+const UNSETTLED_MS: i64 = 200;
 /// Waiting times when outbox, histories or dead letters fail, in milliseconds: doubling up to the last.
 const STALL_MS: [u64; 7] = [100, 200, 400, 800, 1600, 3200, 5000];
 /// The first wait between attempts to send, in milliseconds; it doubles up to the longest.
@@ -97,12 +101,16 @@ pub struct DispatcherParts {
     pub shared: Arc<Shared>,
     /// Where notices wait.
     pub outbox: Arc<dyn Outbox>,
+    /// How far the stream is read.
+    pub progress: Box<dyn Progress>,
     /// The way out.
     pub channel: Box<dyn Channel>,
     /// Attempts of one notification, the first included.
     pub attempts_max: u32,
     /// What the jitter of retries comes from.
     pub seed: u64,
+    /// Shortest wait between two walks over the outbox, in milliseconds, up to a second: what a walk costs.
+    pub idle_shortest_ms: u64,
 }
 
 /// How a notice ends, or goes on.
@@ -127,6 +135,8 @@ pub struct Dispatcher {
     held_back: HashSet<HistoryKey>,
     /// The earliest known end of a wait.
     wake_ms: Option<i64>,
+    /// When the oldest notice was due that this walk left waiting.
+    waiting_since_ms: Option<i64>,
     closing: Option<(Notice, Closing)>,
     stalls: usize,
     trimmed_ms: Option<i64>,
@@ -162,6 +172,7 @@ impl Dispatcher {
             looked_at: 0,
             held_back: HashSet::new(),
             wake_ms: None,
+            waiting_since_ms: None,
             closing: None,
             stalls: 0,
             trimmed_ms: None,
@@ -186,22 +197,55 @@ impl Dispatcher {
         }
     }
 
+    /// Whether a notice was sent, or decided against, and that is not written down yet. The next step does only that.
+    pub const fn is_closing(&self) -> bool {
+        self.closing.is_some()
+    }
+
+    /// The next walk reads the outbox from its beginning: for whoever was not the one to dispatch for a while. What is in
+    /// hand stays.
+    pub fn begin_anew(&mut self) {
+        self.page.clear();
+        self.end_walk();
+    }
+
+    fn end_walk(&mut self) {
+        (self.after, self.looked_at) = (None, 0);
+        (self.wake_ms, self.waiting_since_ms) = (None, None);
+        self.held_back.clear();
+    }
+
     /// Takes the next due notice and sends it, or finds out why not. If it fails it has sent nothing.
     fn look(&mut self) -> Result<DispatchStep, NotifyError> {
         let now_ms = self.parts.shared.clock.now_ms();
         if self.page.is_empty() {
             let room = WALK_MAX.saturating_sub(self.looked_at).min(PAGE);
             let page = if room == 0 { Vec::new() } else { self.parts.outbox.due(now_ms, self.after, room)? };
+            if self.after.is_none() {
+                // In order of due times: the first has waited longest.
+                self.parts.shared.note_waiting(page.first().map(|notice| notice.due_ms));
+            }
             if page.is_empty() {
                 return self.rest(now_ms);
             }
             self.page = page.into();
         }
-        let Some(notice) = self.page.front() else { return Ok(DispatchStep::Worked) };
-        let later_ms = self.not_yet(notice, now_ms);
+        let Some(notice) = self.page.pop_front() else { return Ok(DispatchStep::Worked) };
+        let later_ms = match self.not_yet(&notice, now_ms) {
+            Ok(later_ms) => later_ms,
+            Err(error) => {
+                self.page.push_front(notice);
+                return Err(error);
+            }
+        };
         if later_ms.is_none() {
-            let decision = self.decide(notice, now_ms)?;
-            let notice = self.page.pop_front().expect("the front was looked at above");
+            let decision = match self.decide(&notice, now_ms) {
+                Ok(decision) => decision,
+                Err(error) => {
+                    self.page.push_front(notice);
+                    return Err(error);
+                }
+            };
             self.pass(&notice);
             let closing = match decision {
                 Decision::Drop(reason) => (notice, Closing::Dropped(reason)),
@@ -210,10 +254,8 @@ impl Dispatcher {
             self.closing = Some(closing);
             return Ok(DispatchStep::Worked);
         }
-        let notice = self.page.pop_front().expect("the front was looked at above");
         self.pass(&notice);
-        self.wake_ms = earlier(self.wake_ms, later_ms);
-        self.held_back.insert(notice.owner);
+        self.hold_back(&notice, later_ms);
         Ok(DispatchStep::Worked)
     }
 
@@ -222,35 +264,41 @@ impl Dispatcher {
         self.looked_at += 1;
     }
 
+    fn hold_back(&mut self, notice: &Notice, until_ms: Option<i64>) {
+        self.wake_ms = earlier(self.wake_ms, until_ms);
+        self.waiting_since_ms = earlier(self.waiting_since_ms, Some(notice.due_ms));
+        self.held_back.insert(notice.owner.clone());
+    }
+
     /// The end of a walk.
     fn rest(&mut self, now_ms: i64) -> Result<DispatchStep, NotifyError> {
         if self.trimmed_ms.is_none_or(|trimmed_ms| now_ms.abs_diff(trimmed_ms) >= TRIM_EVERY_MS.unsigned_abs()) {
             self.parts.outbox.trim(now_ms)?;
             self.trimmed_ms = Some(now_ms);
         }
-        let next_ms = earlier(self.parts.outbox.next_due(now_ms)?, self.wake_ms.take());
-        (self.after, self.looked_at) = (None, 0);
-        self.held_back.clear();
-        let wait_ms = next_ms.map_or(*IDLE_MS.end(), |next_ms| next_ms.saturating_sub(now_ms).max(0) as u64);
-        Ok(DispatchStep::Idle { wait_ms: wait_ms.clamp(*IDLE_MS.start(), *IDLE_MS.end()) })
+        let next_ms = earlier(self.parts.outbox.next_due(now_ms)?, self.wake_ms);
+        self.parts.shared.note_waiting(self.waiting_since_ms);
+        self.end_walk();
+        let wait_ms = next_ms.map_or(IDLE_LONGEST_MS, |next_ms| next_ms.saturating_sub(now_ms).max(0) as u64);
+        let shortest_ms = self.parts.idle_shortest_ms.min(IDLE_LONGEST_MS);
+        Ok(DispatchStep::Idle { wait_ms: wait_ms.clamp(shortest_ms, IDLE_LONGEST_MS) })
     }
 
     /// When to look at a notice again that has to wait; `None` if it is to be decided now.
-    fn not_yet(&self, notice: &Notice, now_ms: i64) -> Option<i64> {
-        let shared = &self.parts.shared;
+    fn not_yet(&mut self, notice: &Notice, now_ms: i64) -> Result<Option<i64>, NotifyError> {
         if self.held_back.contains(&notice.owner) {
-            return Some(i64::MAX);
+            return Ok(Some(i64::MAX));
         }
         if now_ms < notice.not_before_ms {
-            return Some(notice.not_before_ms);
+            return Ok(Some(notice.not_before_ms));
         }
-        if shared.settled_ms(ShardId(notice.shard)).is_some_and(|settled_ms| settled_ms < notice.settled_ms) {
-            return Some(now_ms.saturating_add(200));
+        if !self.parts.progress.is_settled(notice)? {
+            return Ok(Some(now_ms.saturating_add(UNSETTLED_MS)));
         }
         // What was due by day may have to wait for a retry until it is night.
-        let rule = shared.rules().get(&notice.rule)?;
+        let Some(rule) = self.parts.shared.rules().get(&notice.rule) else { return Ok(None) };
         let over_ms = rule.quiet.map_or(now_ms, |quiet| quiet.over_at(now_ms));
-        (over_ms > now_ms && !rule.is_expired(notice.due_ms, now_ms)).then_some(over_ms)
+        Ok((over_ms > now_ms && !rule.is_expired(notice.due_ms, now_ms)).then_some(over_ms))
     }
 
     fn decide(&self, notice: &Notice, now_ms: i64) -> Result<Decision, NotifyError> {
@@ -367,6 +415,7 @@ impl Dispatcher {
     /// Writes down what became of a notice. What was sent is not sent again if this fails.
     fn close(&mut self) -> Result<DispatchStep, NotifyError> {
         let Some((notice, closing)) = &self.closing else { return Ok(DispatchStep::Worked) };
+        let is_retry = matches!(closing, Closing::Retry);
         let outbox = &self.parts.outbox;
         let kept_until_ms = self.parts.shared.clock.now_ms().saturating_add(FINISHED_KEPT_MS);
         match closing {
@@ -376,11 +425,7 @@ impl Dispatcher {
                 self.bury(notice, why)?;
                 outbox.finish(notice, kept_until_ms, None)?;
             }
-            Closing::Retry => {
-                outbox.postpone(notice)?;
-                self.wake_ms = earlier(self.wake_ms, Some(notice.not_before_ms));
-                self.held_back.insert(notice.owner.clone());
-            }
+            Closing::Retry => outbox.postpone(notice)?,
         }
         self.parts.shared.count_notices(|counts| match closing {
             Closing::Sent { .. } => counts.sent += 1,
@@ -388,7 +433,9 @@ impl Dispatcher {
             Closing::Dead { .. } => counts.dead += 1,
             Closing::Retry => counts.retried += 1,
         });
-        self.closing = None;
+        if let Some((notice, _)) = self.closing.take().filter(|_| is_retry) {
+            self.hold_back(&notice, Some(notice.not_before_ms));
+        }
         Ok(DispatchStep::Worked)
     }
 

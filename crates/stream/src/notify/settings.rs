@@ -148,7 +148,7 @@ impl Default for RuleSettings {
 impl NotifySettings {
     /// Checks every range and compiles the rules; the error names the setting, what was found and what is accepted.
     pub fn compile(&self, types: &EventTypes) -> Result<Rules, String> {
-        let WebhookSettings { url, secret_file, timeout_ms } = &self.webhook;
+        let WebhookSettings { url, timeout_ms, .. } = &self.webhook;
         let is_on = !self.rules.is_empty();
         let is_url = url.starts_with("https://") || url.starts_with("http://");
         let needs = |kind, is_there| !is_on || self.channel != kind || is_there;
@@ -160,10 +160,6 @@ impl NotifySettings {
             ((1..=30).contains(&self.attempts_max), format!("attempts_max = {}: 1 to 30", self.attempts_max)),
             ((100..=60_000).contains(timeout_ms), format!("webhook.timeout_ms = {timeout_ms}: 100 to 60000")),
             (needs(ChannelKind::Webhook, is_url), format!("webhook.url = {url:?}: an https:// or http:// address")),
-            (
-                needs(ChannelKind::Webhook, !secret_file.as_os_str().is_empty()),
-                "webhook.secret_file is empty: name the file that holds the secret".to_owned(),
-            ),
             (
                 needs(ChannelKind::Sns, self.sns.topic.starts_with("arn:")),
                 format!("sns.topic = {:?}: the ARN of a topic", self.sns.topic),
@@ -178,6 +174,17 @@ impl NotifySettings {
                 .map_err(|problem| format!("[notify.rules.{name}] {problem}"))
         });
         Ok(Rules::new(rules.collect::<Result<_, _>>()?, types))
+    }
+}
+
+impl NotifySettings {
+    /// Checks that a webhook has its secret's file; for programs that have files.
+    pub fn check_secret_file(&self) -> Result<(), String> {
+        let is_webhook = self.channel == ChannelKind::Webhook && !self.rules.is_empty();
+        if is_webhook && self.webhook.secret_file.as_os_str().is_empty() {
+            return Err("[notify] webhook.secret_file is empty: name the file that holds the secret".to_owned());
+        }
+        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{MINUTE_MS, abandoned_cart, bought, settings};
 use crate::notify::dispatcher::DispatchStep;
-use crate::notify::{Dispatcher, DispatcherParts, DropReason, NotifyCounts, NotifySettings, RuleSettings};
+use crate::notify::{Dispatcher, DispatcherParts, DropReason, NotifyCounts, NotifySettings, OwnShards, RuleSettings};
 use crate::ports::ShardId;
 use crate::settings::{Compression, StreamSettings};
 use crate::shared::Shared;
@@ -127,9 +127,11 @@ fn dispatcher(
     Dispatcher::new(DispatcherParts {
         shared: Arc::clone(shared),
         outbox: Arc::clone(state) as _,
+        progress: Box::new(OwnShards::new(Arc::clone(shared))),
         channel: Box::new(channel.clone()),
         attempts_max,
         seed: 1,
+        idle_shortest_ms: 10,
     })
 }
 

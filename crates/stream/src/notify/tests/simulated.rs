@@ -17,6 +17,8 @@ const TICKS: usize = 12;
 /// After the last event: the delay and the night are over.
 const MORE_TICKS: usize = 70;
 const STEPS_MAX: usize = 5_000;
+/// Crashes of the dispatcher in one tick.
+const CRASHES_MAX: usize = 100;
 
 /// A record: when it arrives, the event in it.
 #[derive(Clone, Debug)]
@@ -118,7 +120,7 @@ fn read(world: &mut World, zombie: &mut Option<crate::worker::Worker>, chance: &
 
 /// Everything that is due by this tick goes out in it, retries among it.
 fn send(world: &mut World, plan: &Plan, chance: &mut Chance<'_>) {
-    let mut faults = 0;
+    let (mut faults, mut crashes) = (0, 0);
     for _ in 0..STEPS_MAX {
         if plan.sends_fail && faults < 5 && chance.strikes(4) {
             faults += 1;
@@ -127,7 +129,9 @@ fn send(world: &mut World, plan: &Plan, chance: &mut Chance<'_>) {
         if chance.strikes(11) {
             world.state.faults.fail_after(0, if chance.strikes(2) { When::Before } else { When::After });
         }
-        if plan.dispatcher_crashes && chance.strikes(6) {
+        // A walk over what is held back for a night would seldom come to its end if every sixth step were a crash.
+        if plan.dispatcher_crashes && crashes < CRASHES_MAX && chance.strikes(6) {
+            crashes += 1;
             world.restart_dispatcher();
         }
         if let DispatchStep::Idle { wait_ms } = world.dispatcher.step().unwrap() {
