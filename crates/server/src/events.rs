@@ -41,7 +41,9 @@ struct EventsAnswer {
 /// `POST /events`.
 pub(crate) async fn door(State(app): State<Arc<App>>, body: Taken) -> Result<Response, Refusal> {
     let Taken { bytes, room } = body;
-    app.embedded().map_err(|error| not_taken(&error))?;
+    if let Some(error) = app.embedded().map_err(|error| not_taken(&error))?.appender().hopeless(bytes.len()) {
+        return Err(not_taken(&error));
+    }
     let call = Arc::clone(&app);
     let (events, rejected) = by_size(bytes.len(), move || {
         let shared = call.stream().shared();

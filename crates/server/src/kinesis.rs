@@ -249,7 +249,17 @@ fn hash_key_of(text: &str, at: &str) -> Result<u128, AwsError> {
     })
 }
 
+/// Refuses a call unread that there is no room for.
+fn check_room(app: &App, body: &Taken) -> Result<(), AwsError> {
+    let refused = app.embedded().map(|stream| stream.appender().hopeless(body.bytes.len()));
+    match refused {
+        Ok(None) => Ok(()),
+        Ok(Some(error)) | Err(error) => Err(AwsError::from(&error)),
+    }
+}
+
 async fn put_record(app: &Arc<App>, body: Taken) -> Result<Value, AwsError> {
+    check_room(app, &body)?;
     let Taken { bytes, room } = body;
     let call = Arc::clone(app);
     let event = by_size(bytes.len(), move || {
@@ -264,6 +274,7 @@ async fn put_record(app: &Arc<App>, body: Taken) -> Result<Value, AwsError> {
 }
 
 async fn put_records(app: &Arc<App>, body: Taken) -> Result<Value, AwsError> {
+    check_room(app, &body)?;
     let Taken { bytes, room } = body;
     let call = Arc::clone(app);
     let mut events = by_size(bytes.len(), move || events_of(call.stream_name(), &bytes)).await??;

@@ -22,6 +22,9 @@ const QUEUE_REQUESTS: usize = 10_000;
 /// Records and bytes appended in one batch: one `fdatasync` of 8 MiB takes tens of milliseconds at worst.
 const BATCH_RECORDS: usize = 5_000;
 const BATCH_BYTES: u64 = 8 << 20;
+/// A request is refused unread if less than this part of its body's bytes fits into the log. While everything is
+/// delivered there is room for half of the least log, which is more than this part of the largest body.
+const HOPELESS_PART: u64 = 16;
 /// How often an idle appender looks whether the stream stops.
 const IDLE: Duration = Duration::from_millis(200);
 
@@ -193,6 +196,16 @@ impl Appender {
     pub fn log_room(&self) -> u64 {
         let taken = self.state.log_bytes() + self.waiting.bytes.load(Ordering::SeqCst);
         self.shared.settings.retention_bytes.saturating_sub(taken)
+    }
+
+    /// Why a request whose body has this many bytes is refused unread, if so little room is left that next to nothing of it
+    /// would be taken. So refusing costs little, and an overload leaves the processor to delivery.
+    pub fn hopeless(&self, body_bytes: usize) -> Option<IngestError> {
+        if self.room() == 0 {
+            return Some(IngestError::Busy);
+        }
+        let is_hopeless = self.log_room().saturating_mul(HOPELESS_PART) < body_bytes as u64;
+        is_hopeless.then_some(IngestError::Full { bytes_max: self.shared.settings.retention_bytes })
     }
 
     /// How many of `events`, from the first on, are taken now, and why the next one is not.

@@ -124,6 +124,9 @@ async fn a_full_log_slows_producers_down_and_the_stream_is_well() {
     let got = world.post("/events", sized).await;
     assert_eq!((got.status, got.json()["code"].as_str()), (StatusCode::SERVICE_UNAVAILABLE, Some("busy")));
     assert!(got.headers.contains_key("retry-after"));
+    // What next to nothing would be taken of is refused as a whole, unread: nobody looked what it is.
+    let got = raw(&world, "PutRecords", "application/x-amz-json-1.1", "no json ".repeat(1 << 20)).await;
+    assert_refused(&got, 400, "ProvisionedThroughputExceededException", "retention_bytes");
     assert_eq!(world.get("/healthz").await.status, StatusCode::OK);
     let room = world.get("/status").await.json()["logRoomBytes"].as_u64().unwrap();
     assert!(
