@@ -238,6 +238,16 @@ fn it_stops_while_there_is_time_to_write_down_and_goes_on_next_time() {
     assert_eq!(notify.handle(&world.invoked(-5)).unwrap().response.sent, 0);
 }
 
+/// Time that passes for a worker too, which renews its lease meanwhile.
+#[derive(Debug)]
+struct Renewing(Mutex<DispatchLeaseTaker>, Arc<MemoryLeases>, Arc<SimClock>);
+impl Pause for Renewing {
+    fn pause(&self, ms: u64) {
+        self.2.advance_ms(ms);
+        assert!(self.0.lock().unwrap().run(&*self.1, &*self.2).unwrap());
+    }
+}
+
 #[test]
 fn only_one_sends_and_a_dead_ones_lease_runs_out() {
     let world = World::new();
@@ -253,14 +263,6 @@ fn only_one_sends_and_a_dead_ones_lease_runs_out() {
     let handled = {
         let mut taker = DispatchLeaseTaker::new("a worker", FAILOVER_MS);
         let (leases, clock) = (Arc::clone(&world.leases), Arc::clone(&world.clock));
-        #[derive(Debug)]
-        struct Renewing(Mutex<DispatchLeaseTaker>, Arc<MemoryLeases>, Arc<SimClock>);
-        impl Pause for Renewing {
-            fn pause(&self, ms: u64) {
-                self.2.advance_ms(ms);
-                assert!(self.0.lock().unwrap().run(&*self.1, &*self.2).unwrap());
-            }
-        }
         assert!(taker.run(&*leases, &*clock).unwrap());
         let with_worker =
             NotifyFunction { pause: Arc::new(Renewing(Mutex::new(taker), leases, clock)), ..world.notify("c") };
