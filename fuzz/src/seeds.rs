@@ -382,6 +382,7 @@ fn batch(add: &mut Add<'_>) {
         ("PLACES__LAKE", "s3://lake/p"),
         ("PLACES__DELIVERED", "s3://lists"),
         ("LAMBDA__TABLE", "state"),
+        ("LAMBDA__OUTBOX_TABLE", "outbox"),
         ("LAMBDA__ERASURE_KEY", "0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a"),
         ("LAMBDA__PARTITION", "hour"),
         ("STREAM__LIST_LENGTH", "7"),
