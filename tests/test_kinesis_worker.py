@@ -324,7 +324,7 @@ def test_parquet_objects_are_plain_tables(ministack, kinesalite, workers):
     stream = home.start(**settings)
     cloud.wait_delivered([value["eventId"] for value in events])
 
-    keys = [entry["Key"] for entry in cloud.s3.list_objects_v2(Bucket=cloud.bucket)["Contents"]]
+    keys = [entry["Key"] for entry in cloud.s3.list_objects_v2(Bucket=cloud.bucket, Prefix="live/recommendations/")["Contents"]]
     assert keys and all(key.endswith(".parquet") for key in keys)
     folder = home.path / "objects"
     folder.mkdir()
