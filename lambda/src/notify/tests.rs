@@ -86,6 +86,15 @@ impl World {
         self.kinesis.put(key, &event(user, "i3", kind, self.clock.now_ms())).0
     }
 
+    /// Ada's cart is read, as is the other shard, and its notice is due.
+    fn ada_abandons_a_cart(&self) {
+        self.put("ada", "ada", "cart");
+        for shard in [ShardId(0), ShardId(1)] {
+            self.map(shard, 0);
+        }
+        self.clock.advance_ms(40 * MINUTE_MS);
+    }
+
     fn notify_with(&self, name: &str, progress: Box<dyn Progress>) -> NotifyFunction {
         let shared = Shared::new(SharedParts {
             state: Arc::<MemoryState>::clone(&self.state),
@@ -226,11 +235,7 @@ fn behind_a_transform_a_notice_waits_for_what_firehose_may_hold() {
 fn it_stops_while_there_is_time_to_write_down_and_goes_on_next_time() {
     let world = World::new();
     let notify = world.notify("a");
-    world.put("ada", "ada", "cart");
-    for shard in [ShardId(0), ShardId(1)] {
-        world.map(shard, 0);
-    }
-    world.clock.advance_ms(40 * MINUTE_MS);
+    world.ada_abandons_a_cart();
     // A sending takes up to five seconds, writing it down up to ten.
     let handled = notify.handle(&world.invoked(14_999)).unwrap();
     assert_eq!(handled.response, NotifyResponse { sent: 0, is_unfinished: true });
@@ -252,11 +257,7 @@ impl Pause for Renewing {
 fn only_one_sends_and_a_dead_ones_lease_runs_out() {
     let world = World::new();
     let (a, b) = (world.notify("a"), world.notify("b"));
-    world.put("ada", "ada", "cart");
-    for shard in [ShardId(0), ShardId(1)] {
-        world.map(shard, 0);
-    }
-    world.clock.advance_ms(40 * MINUTE_MS);
+    world.ada_abandons_a_cart();
     let worker = |counter| DispatchLease { owner: Some("a worker".to_owned()), counter };
     world.leases.write_dispatch_lease(&worker(0), None).unwrap();
     // A worker that renews: each of its counters is seen for a while, none for long.
@@ -281,11 +282,7 @@ fn an_invocation_that_fails_repeats_nothing() {
     for (call, when) in [(0, When::Before), (1, When::Before), (2, When::After), (3, When::Before), (4, When::After)] {
         let world = World::new();
         let notify = world.notify("a");
-        world.put("ada", "ada", "cart");
-        for shard in [ShardId(0), ShardId(1)] {
-            world.map(shard, 0);
-        }
-        world.clock.advance_ms(40 * MINUTE_MS);
+        world.ada_abandons_a_cart();
         world.state.faults.fail_as(call, when, ErrorKind::FixInput);
         let _ = notify.handle(&world.invoked(60_000));
         world.state.faults.end();
