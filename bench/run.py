@@ -186,17 +186,23 @@ def bench_latency(folder, home, seconds):
     )
 
 
+def build_examples(*names):
+    """Built with every feature of the workspace, so that no crate is compiled a second time."""
+    examples = [part for name in names for part in ("--example", name)]
+    subprocess.run(["cargo", "build", "--quiet", "--release", "--locked", "--workspace", *examples], check=True)
+
+
+def reported(*command):
+    """What a command prints: one JSON object."""
+    return json.loads(subprocess.run([str(part) for part in command], check=True, stdout=subprocess.PIPE).stdout)
+
+
 def example(name, *arguments):
-    """What an example of the workspace prints: one JSON object. It is built with every feature of the workspace, so that
-    no crate is compiled a second time."""
-    subprocess.run(["cargo", "build", "--quiet", "--release", "--locked", "--workspace", "--example", name], check=True)
-    command = [Path(BINARY).parent / "examples" / name, *arguments]
-    return json.loads(subprocess.run([str(part) for part in command], check=True, stdout=subprocess.PIPE).stdout)
+    return reported(Path(BINARY).parent / "examples" / name, *arguments)
 
 
-def numpy_batch(length):
-    command = [sys.executable, HERE / "numpy_batch.py", "41000", "64", str(length)]
-    return json.loads(subprocess.run([str(part) for part in command], check=True, stdout=subprocess.PIPE).stdout)
+def numpy_batch(*arguments):
+    return reported(sys.executable, HERE / "numpy_batch.py", *arguments)
 
 
 def snapshot_of(home):
@@ -209,11 +215,12 @@ def median_of(rounds, path):
 
 
 def bench_worker(folder, home, rounds):
+    build_examples("worker")
     snapshot = snapshot_of(home)
     runs = {length: [] for length in (64, 256)}
     peaks = []
     for _ in range(rounds):
-        peaks.append(numpy_batch(16)["gemmGflops"])
+        peaks.append(numpy_batch("gemm")["gemmGflops"])
         for length, found in runs.items():
             found.append(example("worker", snapshot, folder / "worker", length))
     peak = statistics.median(peaks)
@@ -241,11 +248,12 @@ def bench_worker(folder, home, rounds):
 
 
 def bench_lambda(folder, home, rounds):
+    build_examples("batch", "open")
     snapshot = snapshot_of(home)
     ours, theirs = [], []
     for _ in range(rounds):
         ours.append(example("batch", snapshot, 64))
-        theirs.append(numpy_batch(64))
+        theirs.append(numpy_batch(41_000, 64, 64))
     cpu, numpy_cpu = (median_of(runs, lambda run: run["cpuMsPerBatch"]) for runs in (ours, theirs))
     file_mib = snapshot.stat().st_size / 2**20
     held = median_of(ours, lambda run: run["anonymousMiB"])
