@@ -104,16 +104,11 @@ impl NormalEquations {
     pub fn add_rows(&mut self, rows: Rows<'_>, entries: impl IntoIterator<Item = (u32, f32)>) {
         let mut count = 0;
         for (index, weight) in entries {
-            let at = count * self.stride;
-            let packed = &mut self.packed.as_mut_slice()[at..at + self.stride];
+            let line = count * self.stride..(count + 1) * self.stride;
+            let packed = &mut self.packed.as_mut_slice()[line.clone()];
             rows.copy_row(index as usize, self.dim, packed);
-            let weighted = &mut self.packed_weighted.as_mut_slice()[at..at + self.stride];
-            for ((weighted, value), sum) in
-                weighted.iter_mut().zip(packed.iter()).zip(self.right_side.as_mut_slice()).take(self.dim)
-            {
-                *weighted = weight * value;
-                *sum += *weighted;
-            }
+            let weighted = &mut self.packed_weighted.as_mut_slice()[line];
+            weigh_row(self.kernels, weight, packed, weighted, self.right_side.as_mut_slice());
             count += 1;
             if count == ROWS_PER_PACK {
                 self.flush(count);
@@ -178,6 +173,27 @@ impl NormalEquations {
     /// The accumulated right side, `dim` values.
     pub fn right_side(&self) -> &[f32] {
         &self.right_side.as_slice()[..self.dim]
+    }
+}
+
+dispatch! {
+    fn weigh_row(weight: f32, row: &[f32], weighted: &mut [f32], sums: &mut [f32]) = weigh_row_body
+}
+
+/// `weighted = weight × row`, rounded, and `sums += weighted`.
+///
+/// # Safety
+/// As [`Lanes`].
+#[inline(always)]
+unsafe fn weigh_row_body<L: Lanes>(weight: f32, row: &[f32], weighted: &mut [f32], sums: &mut [f32]) {
+    let lines = weighted.as_chunks_mut::<LANES>().0.iter_mut().zip(sums.as_chunks_mut::<LANES>().0);
+    for (row, (weighted, sums)) in row.as_chunks::<LANES>().0.iter().zip(lines) {
+        // SAFETY: all arrays hold 16 values. A product with one is exact, so the fused sum is rounded once, as `+` is.
+        unsafe {
+            let product = L::splat(weight).mul(L::load(row.as_ptr()));
+            product.store(weighted.as_mut_ptr());
+            L::load(sums.as_ptr()).fma(product, L::splat(1.0)).store(sums.as_mut_ptr());
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! How a batch of users meets the items.
 //!
 //! 1. **Adding a user** reads its starts and the items' norms, never their factors. The least that scores can come to
-//!    ([`crate::bounds`]) gives a floor that the k-th score reaches; blocks of 16 in which nothing can reach it are passed
-//!    over for good, the starts of the others are kept.
+//!    ([`crate::bounds`]) gives a floor that the k-th score reaches, the most is noted for groups of blocks in the same
+//!    reading. Blocks of 16 in which nothing can reach the floor are passed over for good, the starts of the others are
+//!    kept.
 //! 2. **Lists**: each block, once in L1, meets the users that kept it, a register tile at a time. The k-th score of a user
 //!    rises meanwhile, so what was kept is looked at once more, a panel of blocks at a time. The scores of a block are
 //!    compared with it at once, and only lanes that pass reach the heap.
@@ -22,6 +23,9 @@ pub(crate) const USERS_MAX: usize = 96;
 
 /// Blocks that are looked at together.
 const PANEL_BLOCKS: usize = 32;
+
+/// Blocks whose greatest upper bounds are noted together, lane by lane.
+const GROUP_BLOCKS: usize = 4;
 
 /// A block that a user kept.
 #[derive(Debug, Clone, Copy)]
@@ -62,9 +66,17 @@ pub(crate) struct Batch {
     kept: Vec<Kept>,
     /// 16 for each of `kept`.
     starts: AlignedF32,
+    bounds: Bounds,
+    panel: Panel,
+}
+
+/// What the first reading of a user's starts tells.
+#[derive(Debug, Clone, Default)]
+struct Bounds {
     /// Scores that items of different stripes reach at the least.
     least: Vec<f32>,
-    panel: Panel,
+    /// No score in the lane of a group is greater; of each whole group and the one cut short.
+    most: AlignedF32,
 }
 
 /// Which users meet each block of a panel.
@@ -93,8 +105,8 @@ impl Batch {
         let floor = if query.k == 0 {
             f32::NAN
         } else {
-            least_of_all(kernels, items, query, reach, &mut self.least);
-            nth_greatest(&mut self.least, query.k)
+            bound(kernels, items, query, reach, &mut self.bounds);
+            nth_greatest(&mut self.bounds.least, query.k)
         };
         let from = self.kept.len();
         keep(kernels, items, query.starts, reach, floor, self);
@@ -209,21 +221,21 @@ impl<'a> Known<'a> {
 }
 
 dispatch! {
-    fn least_of_all(items: Items<'_>, query: Query<'_>, reach: Reach, least: &mut Vec<f32>) = least_body
+    fn bound(items: Items<'_>, query: Query<'_>, reach: Reach, bounds: &mut Bounds) = bound_body
 }
 
-/// Fills `least` with the greatest lower bound of each stripe: a lane of a run of neighbouring blocks. Runs are so long
-/// that there are some 16 stripes for each place of the list.
+/// Fills `bounds.least` with the greatest lower bound of each stripe, a lane of a run of neighbouring groups, and
+/// `bounds.most`. Runs are so long that there are some 16 stripes for each place of the list.
 ///
 /// # Safety
 /// As [`Lanes`]; shapes were checked.
 #[inline(always)]
-unsafe fn least_body<L: Lanes>(items: Items<'_>, query: Query<'_>, reach: Reach, least: &mut Vec<f32>) {
+unsafe fn bound_body<L: Lanes>(items: Items<'_>, query: Query<'_>, reach: Reach, bounds: &mut Bounds) {
     // SAFETY: the caller's promise.
     unsafe {
         match items.scale {
-            Some(_) => stripes::<L, true>(items, query, reach, least),
-            None => stripes::<L, false>(items, query, reach, least),
+            Some(_) => stripes::<L, true>(items, query, reach, bounds),
+            None => stripes::<L, false>(items, query, reach, bounds),
         }
     }
 }
@@ -231,25 +243,28 @@ unsafe fn least_body<L: Lanes>(items: Items<'_>, query: Query<'_>, reach: Reach,
 /// # Safety
 /// As [`Lanes`]; shapes were checked.
 #[inline(always)]
-unsafe fn stripes<L: Lanes, const SCALED: bool>(
-    items: Items<'_>,
-    query: Query<'_>,
-    reach: Reach,
-    least: &mut Vec<f32>,
-) {
+unsafe fn stripes<L: Lanes, const SCALED: bool>(items: Items<'_>, query: Query<'_>, reach: Reach, bounds: &mut Bounds) {
+    let Bounds { least, most } = bounds;
     least.clear();
+    most.clear();
     let known = Known::new(items, query.starts);
     let blocks = known.starts.len();
-    let run = (blocks / query.k).clamp(1, 128);
+    let run = (blocks / query.k / GROUP_BLOCKS).clamp(1, 32) * GROUP_BLOCKS;
     let mut lanes = [0.0; LANES];
     for from in (0..blocks).step_by(run) {
         // SAFETY: the caller's promise, and 16 lanes.
         unsafe {
-            let mut most = L::splat(f32::NEG_INFINITY);
-            for block in known.whole(from..(from + run).min(blocks)) {
-                most = most.max_of(reach.lower::<L, SCALED>(&block));
+            let mut reached = L::splat(f32::NEG_INFINITY);
+            let end = (from + run).min(blocks);
+            for group in (from..end).step_by(GROUP_BLOCKS) {
+                let mut upper = L::splat(f32::NEG_INFINITY);
+                for block in known.whole(group..(group + GROUP_BLOCKS).min(end)) {
+                    reached = reached.max_of(reach.lower::<L, SCALED>(&block));
+                    upper = upper.max_of(reach.upper::<L, SCALED>(&block));
+                }
+                upper.store(most.push_line().as_mut_ptr());
             }
-            most.store(lanes.as_mut_ptr());
+            reached.store(lanes.as_mut_ptr());
         }
         least.extend(lanes.iter().filter(|value| **value > f32::NEG_INFINITY));
     }
@@ -284,13 +299,26 @@ unsafe fn keep_body<L: Lanes>(items: Items<'_>, starts: &[f32], reach: Reach, fl
 /// As [`Lanes`].
 #[inline(always)]
 unsafe fn keep_reaching<L: Lanes, const SCALED: bool>(known: &Known<'_>, reach: Reach, floor: f32, batch: &mut Batch) {
-    for (number, block) in known.whole(0..known.starts.len()).enumerate() {
-        // SAFETY: the caller's promise.
-        unsafe { keep_block::<L, SCALED>(number, &block, reach, floor, batch) };
+    let blocks = known.starts.len();
+    if floor.is_nan() {
+        return;
+    }
+    for from in (0..blocks).step_by(GROUP_BLOCKS) {
+        // SAFETY: the caller's promise; a line of 16 was noted for each group.
+        unsafe {
+            let most = &batch.bounds.most.as_slice()[from / GROUP_BLOCKS * LANES..][..LANES];
+            if floor > f32::NEG_INFINITY && L::load(most.as_ptr()).ge_mask(L::splat(floor)) == 0 {
+                continue;
+            }
+            let group = from..(from + GROUP_BLOCKS).min(blocks);
+            for (number, block) in group.clone().zip(known.whole(group)) {
+                keep_block::<L, SCALED>(number, &block, reach, floor, batch);
+            }
+        }
     }
     if let Some(block) = known.last() {
         // SAFETY: the caller's promise.
-        unsafe { keep_block::<L, SCALED>(known.starts.len(), &block, reach, floor, batch) };
+        unsafe { keep_block::<L, SCALED>(blocks, &block, reach, floor, batch) };
     }
 }
 

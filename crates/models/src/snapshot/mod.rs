@@ -5,9 +5,11 @@
 //!
 //! Not here: where snapshots are kept and which one is current.
 
+mod hashes;
 mod layout;
 mod meta;
 mod open;
+mod sections;
 mod write;
 
 #[cfg(test)]

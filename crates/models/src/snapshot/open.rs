@@ -1,13 +1,14 @@
 //! Opening a snapshot: every promise of the format is verified here, once, so that the accessors cannot fail.
 
+use super::hashes::HashIndex;
 use super::layout::{
     ALIGNMENT, ENTRY_BYTES, FORMAT_VERSION, HEADER_BYTES, HEADER_CHECKSUM_BYTES, Kind, MAGIC, table_end,
 };
 use super::meta::SnapshotMeta;
+use super::sections::{Sections, corrupt};
 use crate::ials::FoldIn;
 use crate::map::{Bytes, Plain, numbers};
-use anabranch_kernels::{BlockedView, LANES};
-use rayon::prelude::*;
+use anabranch_kernels::BlockedView;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -58,8 +59,11 @@ pub enum OpenError {
     },
 }
 
-/// The section's place in the file, and what it holds.
-type Ranges = [Range<usize>; Kind::ALL.len()];
+/// Where each section lies in the file.
+pub(super) type Ranges = [Range<usize>; Kind::ALL.len()];
+
+/// The checksum that the table holds for each section.
+pub(super) type Sums = [u64; Kind::ALL.len()];
 
 /// An open, verified snapshot. Cheap to share; the arrays are read in place.
 #[derive(Debug)]
@@ -68,6 +72,7 @@ pub struct Snapshot {
     ranges: Ranges,
     meta: SnapshotMeta,
     fold_in: FoldIn,
+    hashes: HashIndex,
     has_catalogue: bool,
 }
 
@@ -87,30 +92,21 @@ impl Snapshot {
     }
 
     fn verify(bytes: Bytes) -> Result<Self, OpenError> {
-        let (ranges, has_catalogue) = read_table(&bytes)?;
-        let meta: SnapshotMeta = serde_json::from_slice(&bytes[ranges[0].clone()]).map_err(|_| corrupt(Kind::Meta))?;
-        let file = Sections { bytes: &bytes, ranges: &ranges };
+        let (ranges, sums, has_catalogue) = read_table(&bytes)?;
+        let file = Sections { bytes: &bytes, ranges: &ranges, sums: &sums };
+        let meta: SnapshotMeta = serde_json::from_slice(file.meta()?).map_err(|_| corrupt(Kind::Meta))?;
         meta.ials.check().map_err(|_| corrupt(Kind::Meta))?;
         meta.blend.check().map_err(|_| corrupt(Kind::Meta))?;
         let items = usize::try_from(meta.item_count).map_err(|_| corrupt(Kind::Meta))?;
-        if u32::try_from(items).is_err() {
-            return Err(corrupt(Kind::Meta));
-        }
-        let dim = meta.ials.dim;
         if items == 0 {
             return Err(corrupt(Kind::Meta));
         }
-        let checks =
-            [check_ids, check_hashes, check_factors, check_neighbours, check_popularity, check_trend, check_catalogue];
-        checks
-            .par_iter()
-            .map(|check| check(&file, items, dim))
-            .collect::<Vec<_>>()
-            .into_iter()
-            .collect::<Result<(), _>>()?;
+        let dim = meta.ials.dim;
+        file.check(items, dim)?;
         let gramian = file.numbers(Kind::Gramian, dim * dim)?;
         let fold_in = FoldIn::new(&meta.ials, gramian, items).map_err(|_| corrupt(Kind::Gramian))?;
-        Ok(Self { bytes, ranges, meta, fold_in, has_catalogue })
+        let hashes = HashIndex::of(file.numbers(Kind::Hashes, items)?);
+        Ok(Self { bytes, ranges, meta, fold_in, hashes, has_catalogue })
     }
 
     /// What the snapshot says about itself.
@@ -149,8 +145,14 @@ impl Snapshot {
 
     /// The index of the item whose id has this hash (the hash that the writer was given).
     pub fn item_index_by_hash(&self, hash: u64) -> Option<u32> {
-        let position = find_hash(self.array(Kind::Hashes), hash)?;
+        let position = self.hashes.position(self.array(Kind::Hashes), hash)?;
         Some(self.array::<u32>(Kind::HashItems)[position])
+    }
+
+    /// Asks for the memory that [`Self::item_index_by_hash`] reads for these hashes, before they are looked up one after
+    /// the other.
+    pub fn prefetch_hashes(&self, hashes: impl Iterator<Item = u64> + Clone) {
+        self.hashes.prefetch(self.array(Kind::Hashes), self.array(Kind::HashItems), hashes);
     }
 
     /// The item factors in the blocked layout.
@@ -219,10 +221,6 @@ impl Snapshot {
     }
 }
 
-fn corrupt(kind: Kind) -> OpenError {
-    OpenError::Corrupt { section: kind.name() }
-}
-
 const HEADER: OpenError = OpenError::Corrupt { section: "header" };
 
 fn read_u32(bytes: &[u8], at: usize) -> u32 {
@@ -233,8 +231,8 @@ fn read_u64(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("the range has 8 bytes"))
 }
 
-/// Verifies header, table, padding and checksums, and returns where each section lies.
-fn read_table(bytes: &[u8]) -> Result<(Ranges, bool), OpenError> {
+/// Verifies header, table and padding, and returns what the table says, and whether there is a catalogue.
+fn read_table(bytes: &[u8]) -> Result<(Ranges, Sums, bool), OpenError> {
     let found = bytes.len() as u64;
     let head = &bytes[..bytes.len().min(MAGIC.len())];
     if head.is_empty() || *head != MAGIC[..head.len()] {
@@ -264,6 +262,7 @@ fn read_table(bytes: &[u8]) -> Result<(Ranges, bool), OpenError> {
         return Err(HEADER);
     }
     let mut ranges: Ranges = std::array::from_fn(|_| 0..0);
+    let mut sums: Sums = [xxh3_64(&[]); Kind::ALL.len()];
     let mut previous = end;
     for (position, kind) in Kind::ALL.into_iter().take(count).enumerate() {
         let entry = &bytes[HEADER_BYTES + position * ENTRY_BYTES..][..ENTRY_BYTES];
@@ -277,124 +276,13 @@ fn read_table(bytes: &[u8]) -> Result<(Ranges, bool), OpenError> {
             return Err(corrupt(kind)); // the gap before the section is not covered by a checksum
         }
         ranges[position] = start..stop;
+        sums[position] = read_u64(entry, 24);
         previous = stop;
     }
     if previous != bytes.len() {
         return Err(HEADER);
     }
-    (0..count)
-        .into_par_iter()
-        .map(|position| {
-            let stored = read_u64(bytes, HEADER_BYTES + position * ENTRY_BYTES + 24);
-            let intact = xxh3_64(&bytes[ranges[position].clone()]) == stored;
-            if intact { Ok(()) } else { Err(corrupt(Kind::ALL[position])) }
-        })
-        .collect::<Vec<_>>()
-        .into_iter()
-        .collect::<Result<(), _>>()?;
-    Ok((ranges, count == Kind::ALL.len()))
-}
-
-/// The sections while they are being verified.
-struct Sections<'a> {
-    bytes: &'a [u8],
-    ranges: &'a Ranges,
-}
-
-impl Sections<'_> {
-    fn of(&self, kind: Kind) -> &[u8] {
-        &self.bytes[self.ranges[kind as usize - 1].clone()]
-    }
-
-    fn numbers<T: Plain>(&self, kind: Kind, length: usize) -> Result<&[T], OpenError> {
-        numbers(self.of(kind)).filter(|values: &&[T]| values.len() == length).ok_or(corrupt(kind))
-    }
-}
-
-/// Offsets from 0 to `total`, ascending.
-fn check_offsets(file: &Sections<'_>, kind: Kind, count: usize, total: usize) -> Result<(), OpenError> {
-    let offsets: &[u64] = file.numbers(kind, count + 1)?;
-    let good = offsets[0] == 0 && offsets[count] == total as u64 && offsets.is_sorted();
-    if good { Ok(()) } else { Err(corrupt(kind)) }
-}
-
-fn check_strings(file: &Sections<'_>, offsets: Kind, texts: Kind, count: usize) -> Result<(), OpenError> {
-    let bytes = file.of(texts);
-    check_offsets(file, offsets, count, bytes.len())?;
-    let text = std::str::from_utf8(bytes).map_err(|_| corrupt(texts))?;
-    let boundaries: &[u64] = file.numbers(offsets, count + 1)?;
-    let good = boundaries.iter().all(|offset| text.is_char_boundary(*offset as usize));
-    if good { Ok(()) } else { Err(corrupt(offsets)) }
-}
-
-fn check_ids(file: &Sections<'_>, items: usize, _dim: usize) -> Result<(), OpenError> {
-    check_strings(file, Kind::ItemIdOffsets, Kind::ItemIds, items)?;
-    let (offsets, bytes) = (file.numbers::<u64>(Kind::ItemIdOffsets, items + 1)?, file.of(Kind::ItemIds));
-    let mut previous: &[u8] = b"";
-    for [start, stop] in offsets.array_windows() {
-        let id = &bytes[*start as usize..*stop as usize];
-        if id <= previous {
-            return Err(corrupt(Kind::ItemIds));
-        }
-        previous = id;
-    }
-    Ok(())
-}
-
-fn check_hashes(file: &Sections<'_>, items: usize, _dim: usize) -> Result<(), OpenError> {
-    let hashes: &[u64] = file.numbers(Kind::Hashes, items)?;
-    if hashes.array_windows().any(|[a, b]| a >= b) {
-        return Err(corrupt(Kind::Hashes));
-    }
-    let mut seen = vec![false; items];
-    for item in file.numbers::<u32>(Kind::HashItems, items)? {
-        match seen.get_mut(*item as usize) {
-            Some(seen) if !*seen => *seen = true,
-            _ => return Err(corrupt(Kind::HashItems)),
-        }
-    }
-    Ok(())
-}
-
-fn check_factors(file: &Sections<'_>, items: usize, dim: usize) -> Result<(), OpenError> {
-    let values: &[f32] = file.numbers(Kind::Factors, items.next_multiple_of(LANES) * dim)?;
-    if values.par_chunks(1 << 16).any(|chunk| chunk.iter().any(|value| !value.is_finite())) {
-        return Err(corrupt(Kind::Factors));
-    }
-    let gramian: &[f64] = file.numbers(Kind::Gramian, dim * dim)?;
-    if gramian.iter().any(|value| !value.is_finite()) { Err(corrupt(Kind::Gramian)) } else { Ok(()) }
-}
-
-fn check_neighbours(file: &Sections<'_>, items: usize, _dim: usize) -> Result<(), OpenError> {
-    let neighbours: &[u32] = numbers(file.of(Kind::NeighbourItems)).ok_or(corrupt(Kind::NeighbourItems))?;
-    check_offsets(file, Kind::NeighbourOffsets, items, neighbours.len())?;
-    if neighbours.iter().any(|item| *item as usize >= items) {
-        return Err(corrupt(Kind::NeighbourItems));
-    }
-    let scores: &[f32] = file.numbers(Kind::NeighbourScores, neighbours.len())?;
-    let good = scores.iter().all(|score| *score > 0.0 && score.is_finite());
-    if good { Ok(()) } else { Err(corrupt(Kind::NeighbourScores)) }
-}
-
-fn check_popularity(file: &Sections<'_>, items: usize, _dim: usize) -> Result<(), OpenError> {
-    let values: &[f32] = file.numbers(Kind::Popularity, items)?;
-    let good = values.iter().all(|value| *value >= 0.0 && value.is_finite());
-    if good { Ok(()) } else { Err(corrupt(Kind::Popularity)) }
-}
-
-fn check_trend(file: &Sections<'_>, items: usize, _dim: usize) -> Result<(), OpenError> {
-    let values: &[f32] = file.numbers(Kind::Trend, items)?;
-    let good = values.iter().all(|value| *value > 0.0 && value.is_finite());
-    if good { Ok(()) } else { Err(corrupt(Kind::Trend)) }
-}
-
-/// A catalogue that is not there has empty ranges and nothing to check.
-fn check_catalogue(file: &Sections<'_>, items: usize, _dim: usize) -> Result<(), OpenError> {
-    if file.of(Kind::TitleOffsets).is_empty() {
-        return Ok(());
-    }
-    check_strings(file, Kind::TitleOffsets, Kind::Titles, items)?;
-    check_strings(file, Kind::CategoryOffsets, Kind::Categories, items)
+    Ok((ranges, sums, count == Kind::ALL.len()))
 }
 
 /// The neighbours of every item, borrowed from a snapshot.
@@ -411,22 +299,4 @@ impl<'a> NeighbourLists<'a> {
         let range = self.offsets[item as usize] as usize..self.offsets[item as usize + 1] as usize;
         (&self.items[range.clone()], &self.scores[range])
     }
-}
-
-/// Where `hash` stands in ascending `hashes`. Hashes spread evenly, so the search begins where `hash` should be and
-/// doubles its steps from there: some ten comparisons in a few cache lines, where halving would jump through all.
-pub(super) fn find_hash(hashes: &[u64], hash: u64) -> Option<usize> {
-    let guess = ((u128::from(hash) * hashes.len() as u128) >> 64) as usize;
-    let (mut low, mut high, mut step) = (guess, guess, 16);
-    while low > 0 && hashes[low] > hash {
-        low = low.saturating_sub(step);
-        step *= 2;
-    }
-    step = 16;
-    while high < hashes.len() && hashes[high] < hash {
-        high += step;
-        step *= 2;
-    }
-    let high = hashes.len().min(high + 1);
-    Some(low + hashes[low..high].binary_search(&hash).ok()?)
 }

@@ -177,18 +177,3 @@ fn contents_that_do_not_fit_are_refused_by_the_writer() {
     assert!(error(|c| c.item_factors = &[0.0, 0.0, 0.0, f32::NAN, 0.0, 0.0]).contains("NotFinite { row: 1 }"));
     assert!(error(|c| c.item_gramian = &[f64::NAN; 4]).contains("gramian"));
 }
-
-proptest::proptest! {
-    #[test]
-    fn a_hash_is_found_where_it_is_and_nowhere_else(
-        mut hashes in proptest::collection::vec(proptest::prop_oneof![proptest::num::u64::ANY, 0_u64..20, (u64::MAX - 20)..=u64::MAX], 0..300),
-        other in proptest::prop_oneof![proptest::num::u64::ANY, 0_u64..20, (u64::MAX - 20)..=u64::MAX],
-    ) {
-        hashes.sort_unstable();
-        hashes.dedup();
-        for (place, hash) in hashes.iter().enumerate() {
-            proptest::prop_assert_eq!(super::open::find_hash(&hashes, *hash), Some(place));
-        }
-        proptest::prop_assert_eq!(super::open::find_hash(&hashes, other), hashes.binary_search(&other).ok());
-    }
-}
