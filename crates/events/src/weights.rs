@@ -31,11 +31,16 @@ pub fn weigh(history: &History, types: &EventTypes) -> Vec<WeightedItem> {
         .collect();
     // Stable: within an item the order of entries (class, then time) fixes the order of the sum.
     weights.sort_by_key(|(item, _)| *item);
-    weights
-        .chunk_by(|a, b| a.0 == b.0)
-        .map(|run| WeightedItem { item: run[0].0, weight: run.iter().map(|(_, weight)| weight).sum::<f64>() as f32 })
-        .filter(|item| item.weight > 0.0 && item.weight.is_finite())
-        .collect()
+    let mut items = Vec::with_capacity(weights.len());
+    let runs = weights.chunk_by(|a, b| a.0 == b.0);
+    items.extend(
+        runs.map(|run| WeightedItem {
+            item: run[0].0,
+            weight: run.iter().map(|(_, weight)| weight).sum::<f64>() as f32,
+        })
+        .filter(|item| item.weight > 0.0 && item.weight.is_finite()),
+    );
+    items
 }
 
 fn transform(transform: ValueTransform, value: f64) -> f64 {

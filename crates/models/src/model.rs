@@ -127,26 +127,26 @@ impl Model {
     /// are skipped.
     pub fn row(&self, history: &History) -> Vec<(u32, f32)> {
         let snapshot = self.snapshot();
-        let mut row: Vec<(u32, f32)> = weigh(history, &self.types)
-            .into_iter()
-            .filter_map(|item| Some((snapshot.item_index_by_hash(item.item.0)?, item.weight)))
-            .collect();
+        let items = weigh(history, &self.types);
+        snapshot.prefetch_hashes(items.iter().map(|item| item.item.0));
+        let mut row: Vec<(u32, f32)> = Vec::with_capacity(items.len());
+        row.extend(items.iter().filter_map(|item| Some((snapshot.item_index_by_hash(item.item.0)?, item.weight))));
         row.sort_unstable_by_key(|(item, _)| *item);
         row
     }
 
-    /// The items to hide from a list for this history, indices ascending.
+    /// The items to hide from a list for this history, in no order; one may come twice.
     pub fn hidden(&self, history: &History, hide: Hide) -> Vec<u32> {
         let snapshot = self.snapshot();
         let index = |item: ItemKey| snapshot.item_index_by_hash(item.0);
+        if hide != Hide::Nothing {
+            snapshot.prefetch_hashes(history.seen().iter().map(|seen| seen.item.0));
+        }
         let seen = history.seen().iter().filter_map(|seen| index(seen.item));
-        let mut hidden: Vec<u32> = match hide {
-            Hide::Nothing => return Vec::new(),
+        match hide {
+            Hide::Nothing => Vec::new(),
             Hide::Seen => seen.collect(),
             Hide::Everything => seen.chain(history.entries().filter_map(|entry| index(entry.item))).collect(),
-        };
-        hidden.sort_unstable();
-        hidden.dedup();
-        hidden
+        }
     }
 }
