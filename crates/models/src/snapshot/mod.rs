@@ -8,6 +8,7 @@
 mod layout;
 mod meta;
 mod open;
+mod size;
 mod write;
 
 #[cfg(test)]
@@ -16,4 +17,5 @@ mod tests;
 pub use layout::{FORMAT_VERSION, MAGIC};
 pub use meta::SnapshotMeta;
 pub use open::{OpenError, Snapshot};
+pub use size::SnapshotShape;
 pub use write::{Catalogue, SnapshotContents, WriteError};
