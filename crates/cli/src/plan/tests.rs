@@ -501,7 +501,9 @@ proptest! {
         }
         let (before, after) = (planned(&scenario), planned(&more));
         for (before, after) in before.shapes.iter().zip(&after.shapes) {
-            if after.obstacle.is_none() {
+            // More memory brings more of a processor, and so fewer shards; that may be the cheaper plan.
+            let memory = |of: &ShapePlan| of.streaming.calls.map(|calls| calls.memory_mb);
+            if after.obstacle.is_none() && memory(before) == memory(after) {
                 prop_assert!(after.total >= before.total * (1.0 - 1e-9), "{which} {:?}: {} then {}", before.shape, before.total, after.total);
             }
         }
