@@ -162,8 +162,8 @@ impl Model<'_> {
     }
 
     fn memory_mb(&self) -> u64 {
-        let needed = self.needed_mb().max(self.scenario.lambda_mb);
-        needed.checked_next_multiple_of(STEP_MB).unwrap_or(needed)
+        let needed = self.needed_mb();
+        needed.checked_next_multiple_of(STEP_MB).unwrap_or(needed).max(self.scenario.lambda_mb)
     }
 
     /// Two snapshots lie in /tmp while one is taken over.

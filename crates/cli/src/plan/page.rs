@@ -10,7 +10,7 @@ use super::{Plan, ShapePlan};
 use crate::ui::{grouped, table};
 
 /// Where there is nothing to say.
-const NOTHING: &str = "–";
+const NOTHING: &str = "-";
 
 /// The page, with the lines of `shape`.
 pub(crate) fn text(plan: &Plan, shape: Shape) -> String {

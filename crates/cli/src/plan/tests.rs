@@ -216,13 +216,13 @@ fn dynamodb_by_hand() {
 }
 
 /// Objects of Firehose: 128,000 B/s fill 64 MB in 524 s, so one each 60 s: 43.8 thousand × $0.005. Storage: lists
-/// 128,000 × 86,400 × 30 × 0.35 = 108.1467 GB, events 50,000 B/s: 42.24480 GB; lake 1.3 + 0.448 + 30 × 0.0524288 billion
-/// bytes = 3.092795 GB; 153.4843 GB × $0.023.
+/// 128,000 × 86,400 × 30 × 0.15 = 46.34857 GB, events 50,000 B/s: 18.10491 GB; lake 1.3 + 0.192 + 30 × 0.0524288 billion
+/// bytes = 2.854377 GB; 67.30786 GB × $0.023.
 #[test]
 fn s3_by_hand() {
     let plan = by_hand(&shop(), Shape::Mapping);
     costs(&plan, Part::S3, "objects put", 0.219);
-    costs(&plan, Part::S3, "storage", 3.530_138);
+    costs(&plan, Part::S3, "storage", 1.548_081);
     let plan = by_hand(&Scenario { keep_days: 0.0, is_bulk: false, ..shop() }, Shape::Mapping);
     // 1.3 + 1.572864 billion bytes = 2.675564 GB.
     costs(&plan, Part::S3, "storage", 0.061_538);
@@ -501,10 +501,12 @@ proptest! {
         }
         let (before, after) = (planned(&scenario), planned(&more));
         for (before, after) in before.shapes.iter().zip(&after.shapes) {
-            // More memory brings more of a processor, and so fewer shards; that may be the cheaper plan.
+            // More memory brings more of a processor, and so fewer shards; that may be the cheaper plan. Fewer, larger
+            // machines read the lease table less often, which is worth less than a hundredth.
             let memory = |of: &ShapePlan| of.streaming.calls.map(|calls| calls.memory_mb);
+            let slack = if before.shape.is_function() { 1e-9 } else { 0.01 };
             if after.obstacle.is_none() && memory(before) == memory(after) {
-                prop_assert!(after.total >= before.total * (1.0 - 1e-9), "{which} {:?}: {} then {}", before.shape, before.total, after.total);
+                prop_assert!(after.total >= before.total * (1.0 - slack), "{which} {:?}: {} then {}", before.shape, before.total, after.total);
             }
         }
         prop_assert!(after.personalize.total >= before.personalize.total * (1.0 - 1e-9));
