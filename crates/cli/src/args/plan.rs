@@ -15,8 +15,8 @@ pub(crate) enum Printed {
     Figures,
 }
 
-/// Where a value is a setting, the setting is its default; what terraform/ chooses is as terraform/ has it; the rest is a
-/// shop's.
+// Where a value is a setting, the setting is its default; what terraform/ chooses is as terraform/ has it; the rest is a
+// shop's. No doc comment: it would take the place of the command's help.
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
     /// Events a second, the mean of a month.

@@ -72,7 +72,7 @@ pub(crate) fn dynamodb(bill: &mut Bill, units: &Units, input: &Input<'_>) {
             ("write capacity", units.writes + units.other_writes, &prices.dynamodb_wcu_hour),
             ("read capacity", units.reads + units.other_reads, &prices.dynamodb_rcu_hour),
         ] {
-            let capacity = (a_second * scenario.peak_ratio / fill).ceil();
+            let capacity = capacity(a_second, input);
             let words = format!(
                 "{} a second × {} peak / {} full = {} units × {} h",
                 number(a_second),
@@ -89,6 +89,11 @@ pub(crate) fn dynamodb(bill: &mut Bill, units: &Units, input: &Input<'_>) {
         format!("{} users × {} = {} GB", number(scenario.users as f64), bytes(sizes.stored_bytes as f64), number(gb));
     bill.charge(part, "storage", &prices.dynamodb_gb_month, gb, &words);
     bill.charge(part, "point-in-time recovery", &prices.dynamodb_pitr_gb_month, gb, &format!("{} GB", number(gb)));
+}
+
+/// Units to provision for so many a second, so that the peak leaves room.
+pub(crate) fn capacity(a_second: f64, input: &Input<'_>) -> f64 {
+    (a_second * input.scenario.peak_ratio / input.figures.provisioned_fill.value).ceil()
 }
 
 /// PUTs a second of delivered objects.

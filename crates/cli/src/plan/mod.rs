@@ -96,6 +96,10 @@ pub(crate) struct ShapePlan {
     pub(crate) peak_write_units: f64,
     /// Read units of DynamoDB a second in the busiest minutes.
     pub(crate) peak_read_units: f64,
+    /// Write units to provision, were they provisioned.
+    pub(crate) write_capacity: f64,
+    /// Read units to provision, were they provisioned.
+    pub(crate) read_capacity: f64,
     /// The lines.
     pub(crate) lines: Vec<Line>,
     /// Dollars a month.
@@ -206,6 +210,8 @@ fn shape_plan(shape: Shape, input: &Input<'_>) -> ShapePlan {
         shape,
         peak_write_units: (units.writes + units.other_writes) * peak,
         peak_read_units: (units.reads + units.other_reads) * peak,
+        write_capacity: keeping::capacity(units.writes + units.other_writes, input),
+        read_capacity: keeping::capacity(units.reads + units.other_reads, input),
         lines: bill.0,
         total,
         per_million: total / (input.scenario.events_per_second * SECONDS / 1e6),

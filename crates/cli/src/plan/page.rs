@@ -125,6 +125,8 @@ fn needs(plan: &Plan) -> String {
         row_of(plan, "cores, at the peak", |of| of.streaming.fleet.as_ref().map(|fleet| number(fleet.cores))),
         row_of(plan, "DynamoDB write units/s, peak", |of| Some(number(of.peak_write_units))),
         row_of(plan, "DynamoDB read units/s, peak", |of| Some(number(of.peak_read_units))),
+        row_of(plan, "write units, if provisioned", |of| Some(number(of.write_capacity))),
+        row_of(plan, "read units, if provisioned", |of| Some(number(of.read_capacity))),
     ];
     let mut out = format!("\n{}", table(&names("What it takes"), &rows));
     for shape in &plan.shapes {

@@ -206,6 +206,7 @@ fn dynamodb_by_hand() {
     costs(&plan, Part::DynamoDb, "storage", 0.349_246);
     costs(&plan, Part::DynamoDb, "point-in-time recovery", 0.279_397);
     close(plan.peak_write_units, 402.0);
+    close(plan.write_capacity, 575.0);
     // Provisioned: 201 a second × 2 / 0.7 = 574.3, so 575 × 730 × $0.00065; 100 × 2 / 0.7 = 285.7: 286 × 730 × $0.00013.
     let plan = by_hand(&Scenario { dynamodb: Capacity::Provisioned, ..shop() }, Shape::Mapping);
     costs(&plan, Part::DynamoDb, "write capacity", 272.8375);
