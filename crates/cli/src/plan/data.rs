@@ -171,6 +171,7 @@ table!(
 );
 
 /// A region's prices and quotas of one day.
+#[allow(clippy::struct_field_names)] // the fields are the file's sections
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Prices {

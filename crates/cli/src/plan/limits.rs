@@ -32,7 +32,7 @@ pub(crate) struct Limit {
     /// How much is needed.
     pub(crate) used: f64,
     /// How much there is.
-    pub(crate) limit: f64,
+    pub(crate) available: f64,
     /// Of what.
     pub(crate) unit: String,
     /// Events a second at which it is reached, all else as it is; none if events do not move it.
@@ -87,7 +87,7 @@ impl Limits<'_> {
         self.found.push(Limit {
             what: what.to_owned(),
             used,
-            limit,
+            available: limit,
             unit: unit.to_owned(),
             reached_at,
             is_reached: used > limit,

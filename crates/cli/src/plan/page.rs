@@ -193,7 +193,7 @@ fn limits(plan: &Plan, of: &ShapePlan) -> String {
             vec![
                 limit.what.clone(),
                 number(limit.used),
-                number(limit.limit),
+                number(limit.available),
                 limit.unit.clone(),
                 limit.reached_at.map_or(NOTHING.to_owned(), number),
                 if limit.is_reached { "REACHED" } else { "" }.to_owned(),

@@ -99,7 +99,7 @@ mod tests {
             neighbours: &neighbours,
             popularity: &vec![1.0; items],
             trend: &vec![1.0; items],
-            catalogue: text.as_deref().map(|texts| Catalogue { titles: texts, categories: &texts[..] }),
+            catalogue: text.as_deref().map(|texts| Catalogue { titles: texts, categories: texts }),
         };
         let text_bytes = text.as_deref().map(|texts| texts.iter().map(|text| text.len() as u64).sum());
         let shape = SnapshotShape {
