@@ -4,6 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+mod plan;
+
+pub(crate) use plan::{PlanArgs, Printed};
+
 /// Recommendations that react to the last click, from raw files to live lists, on one machine.
 ///
 /// The way of the data:  files → etl → train → stream → lists.
@@ -70,6 +74,8 @@ pub(crate) enum Command {
     Backup(BackupArgs),
     /// A state from its copy.
     Restore(RestoreArgs),
+    /// What a deployment on AWS needs and costs: capacity, dollars line by line, limits. Touches no account.
+    Plan(Box<PlanArgs>),
     /// Print the settings in force, documented by their names and units.
     Settings,
 }

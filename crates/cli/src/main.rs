@@ -8,6 +8,7 @@
 //! | `compose` | settings to components: the only place that reads clock, chance and environment |
 //! | `failure` | errors to exit codes |
 //! | `log` | the log on stderr |
+//! | `plan/` | what a deployment on AWS needs and costs |
 //! | `remote` | asking a running stream over loopback |
 //! | `ui` | progress bars and tables |
 //! | `commands/` | one file a use case |
@@ -18,6 +19,7 @@ mod commands;
 mod compose;
 mod failure;
 mod log;
+mod plan;
 mod remote;
 mod settings;
 mod topic;
@@ -63,6 +65,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Status => commands::status::run(&context),
         Command::Backup(command) => commands::backup::backup(&context, command),
         Command::Restore(command) => commands::backup::restore(&context, command),
+        Command::Plan(command) => commands::plan::run(&context, command),
         Command::Settings => Ok(()),
     }
 }

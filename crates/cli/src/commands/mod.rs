@@ -7,6 +7,7 @@ pub(crate) mod forget;
 pub(crate) mod generate;
 pub(crate) mod history;
 pub(crate) mod models;
+pub(crate) mod plan;
 pub(crate) mod recommend;
 pub(crate) mod replay;
 pub(crate) mod settings;

@@ -10,6 +10,7 @@ mod layout;
 mod meta;
 mod open;
 mod sections;
+mod size;
 mod write;
 
 #[cfg(test)]
@@ -18,4 +19,5 @@ mod tests;
 pub use layout::{FORMAT_VERSION, MAGIC};
 pub use meta::SnapshotMeta;
 pub use open::{OpenError, Snapshot};
+pub use size::SnapshotShape;
 pub use write::{Catalogue, SnapshotContents, WriteError};
