@@ -139,57 +139,61 @@ locals {
     }
   }
 
-  # aws/src/dynamo/outbox.rs: notices are put beside the histories that earned them.
   outbox_statements = local.has_notifications ? {
+    # aws/src/dynamo/outbox.rs: notices are put beside the histories that earned them.
     Outbox = {
       actions   = ["dynamodb:PutItem"]
       resources = [module.stream.table_arns["outbox"]]
     }
   } : {}
 
-  # Lambda's poller reads with the function's role, and puts what it gives up into the bucket of failures.
   mapping_statements = {
+    # The event source mapping: Lambda's poller reads with the function's role.
     Mapping = {
       actions   = ["kinesis:DescribeStream", "kinesis:GetRecords", "kinesis:GetShardIterator", "kinesis:ListShards"]
       resources = [module.stream.arn]
     }
+    # The same: what it gives up is kept with its records.
     GivenUp = {
       actions   = ["s3:PutObject"]
       resources = ["${module.bucket["failures"].arn}/*"]
     }
+    # The same: Lambda looks whether the bucket is there.
     GivenUpBucket = {
       actions   = ["s3:ListBucket"]
       resources = [module.bucket["failures"].arn]
     }
   }
 
-  # aws/src/firehose/sink.rs, or lambda/src/objects.rs and stream/src/object/claim.rs.
   delivery_statements = local.is_by_firehose ? {
+    # aws/src/firehose/sink.rs.
     Deliver = {
       actions   = ["firehose:PutRecordBatch"]
       resources = ["arn:${local.partition}:firehose:${local.region}:${local.account_id}:deliverystream/${local.firehose_name}"]
     }
     } : {
+    # lambda/src/objects.rs, and stream/src/object/claim.rs: the chain and its form.
     Deliver = {
       actions   = ["s3:GetObject", "s3:PutObject"]
       resources = ["${module.bucket["recommendations"].arn}/recommendations/*", "${module.bucket["recommendations"].arn}/chains/*"]
     }
   }
 
-  # lambda/src/notify.rs: walking the outbox, what was sent last, the lease of who sends, how far the stream is read.
   sender_statements = merge(
     {
+      # aws/src/dynamo/outbox.rs: walking it, and what becomes of a notice.
       Outbox = {
         actions   = ["dynamodb:BatchGetItem", "dynamodb:DeleteItem", "dynamodb:PutItem", "dynamodb:Scan"]
         resources = [module.stream.table_arns["outbox"]]
       }
+      # aws/src/dynamo/leases.rs: who sends.
       Lease = {
         actions   = ["dynamodb:BatchGetItem", "dynamodb:UpdateItem"]
         resources = [module.stream.table_arns["leases"]]
       }
     },
     local.is_stream ? {
-      # aws/src/kinesis/frontier.rs.
+      # aws/src/kinesis/frontier.rs: how far the stream is read.
       Frontier = {
         actions   = ["kinesis:GetRecords", "kinesis:GetShardIterator", "kinesis:ListShards"]
         resources = [module.stream.arn]

@@ -152,8 +152,8 @@ impl Settings {
         self.stream.check().map_err(SettingsError)?;
         for (name, value) in [
             ("PLACES__MODELS", self.places.registry()),
-            ("PLACES__DELIVERED", &self.places.delivered),
-            ("LAMBDA__TABLE", &self.lambda.table),
+            ("PLACES__DELIVERED", self.places.delivered.as_str()),
+            ("LAMBDA__TABLE", self.lambda.table.as_str()),
         ] {
             if value.is_empty() {
                 return Err(SettingsError(format!("set {}{name}: a function has no folder", tree::ENVIRONMENT_PREFIX)));

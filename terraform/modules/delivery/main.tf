@@ -36,11 +36,12 @@ resource "aws_iam_role" "this" {
 locals {
   statements = merge(
     {
-      # Firehose itself: writing objects, and finding the bucket.
+      # Firehose itself: writing objects.
       Objects = {
         actions   = ["s3:AbortMultipartUpload", "s3:GetObject", "s3:PutObject"]
         resources = ["${var.bucket_arn}/${var.prefix}*", "${var.bucket_arn}/${var.error_prefix}*"]
       }
+      # Firehose itself: finding the bucket.
       Bucket = {
         actions   = ["s3:GetBucketLocation", "s3:ListBucket", "s3:ListBucketMultipartUploads"]
         resources = [var.bucket_arn]

@@ -91,12 +91,13 @@ locals {
       resources = ["${var.raw.arn}/*"]
       condition = null
     }
-    # Glue and pip: the job, the wheel, mapping, settings and the erasure key; what a run left behind for itself.
+    # Glue and pip: the job, the wheel, mapping, settings and the erasure key.
     Artefacts = {
       actions   = ["s3:GetObject"]
       resources = ["${var.artefacts.arn}/*"]
       condition = null
     }
+    # The same: what a run leaves behind for itself.
     Temporary = {
       actions   = ["s3:DeleteObject", "s3:PutObject"]
       resources = ["${var.artefacts.arn}/${var.temporary_prefix}*"]
@@ -120,7 +121,7 @@ locals {
       resources = [var.raw.arn, var.artefacts.arn, var.lake.arn, var.models.arn]
       condition = null
     }
-    # Everything above is encrypted.
+    # Glue: everything above is encrypted.
     Key = {
       actions   = ["kms:Decrypt", "kms:Encrypt", "kms:GenerateDataKey"]
       resources = [var.kms_key_arn]
