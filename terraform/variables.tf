@@ -401,9 +401,9 @@ variable "transform_buffer_mb" {
 }
 
 variable "transform_buffer_s" {
-  description = "Longest wait for an invocation of `transform`, in seconds; Firehose's own 60 if left."
+  description = "Longest wait for an invocation of `transform`, in seconds."
   type        = number
-  default     = 61
+  default     = 60
 
   validation {
     condition     = var.transform_buffer_s >= 0 && var.transform_buffer_s <= 900
@@ -426,6 +426,12 @@ variable "notify_channel" {
   validation {
     condition     = var.notify_channel == "none" || var.settings_file != null
     error_message = "Notifications need rules: name a settings_file with [notify.rules]."
+  }
+
+  validation {
+    # A function with rules puts notices, and nobody would send them.
+    condition     = var.notify_channel != "none" || !try(strcontains(file(var.settings_file), "[notify.rules"), false)
+    error_message = "settings_file has [notify.rules]: say where notifications go."
   }
 }
 

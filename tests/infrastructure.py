@@ -17,19 +17,23 @@ FUNCTIONS = ("stream", "transform", "notify")
 ERASURE_KEY = "07" * 32
 # hostname/namespace/type/version/platform/file: how far a mirror's root lies above the plugin.
 MIRROR_PARTS = 6
-PLACES = ("/opt", "/usr/local", "/usr/share", "/usr/lib", "/var/lib", "/root", "/home")
+# Where people put mirrors; the whole disk is looked through only if none of them has one.
+PLACES = ("/opt", "/usr/local", "/usr/share", str(Path.home() / ".terraform.d"))
 
 
 def plugin():
     """The newest provider plugin on this machine, or None. A plugin lies where a mirror has it."""
-    found = []
-    for place in [*os.environ.get("ANABRANCH_TERRAFORM_PLUGINS", "").split(os.pathsep), *PLACES]:
-        if place and Path(place).is_dir():
+    named = [place for place in os.environ.get("ANABRANCH_TERRAFORM_PLUGINS", "").split(os.pathsep) if place]
+    for places in [named or PLACES, () if named else ("/",)]:
+        found = []
+        for place in filter(os.path.isdir, places):
             command = ["find", place, "-xdev", "-name", "terraform-provider-aws_v*", "-type", "f"]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
             found += [Path(line) for line in done.stdout.splitlines()]
-    mirrored = [path for path in found if path.parts[-4:-3] == ("aws",) and path.parts[-5:-4] == ("hashicorp",)]
-    return max(mirrored, key=lambda path: [int(part) for part in path.parent.parent.name.split(".")], default=None)
+        mirrored = [path for path in found if path.parts[-5:-3] == ("hashicorp", "aws")]
+        if mirrored:
+            return max(mirrored, key=lambda path: [int(part) for part in path.parent.parent.name.split(".")])
+    return None
 
 
 class Terraform:

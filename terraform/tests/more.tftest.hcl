@@ -47,6 +47,16 @@ run "notifications_without_rules" {
   expect_failures = [var.notify_channel]
 }
 
+run "rules_that_nobody_sends" {
+  command = plan
+
+  variables {
+    settings_file = "tests/fixtures/rules.toml"
+  }
+
+  expect_failures = [var.notify_channel]
+}
+
 run "a_webhook_without_a_secret" {
   command = plan
 

@@ -118,12 +118,12 @@ locals {
     {
       dead-letters = {
         why     = "More than one event in a hundred is refused, for 5 minutes"
-        sums    = ["EventsDeadLettered", "EventsIn"], expression = "100 * m0 / MAX([m1, 1])"
+        sums    = ["EventsDeadLettered", "EventsIn"], expression = "IF(m1 > 0, 100 * m0 / m1, 0)"
         compare = "GreaterThanThreshold", bound = var.dead_letters_percent_max, periods = 5, period_s = 60, missing = "notBreaching"
       }
       coverage = {
         why     = "Lists are shorter than asked for, for 15 minutes"
-        sums    = ["ListsFull", "ListsMade"], expression = "100 * m0 / m1"
+        sums    = ["ListsFull", "ListsMade"], expression = "IF(m1 > 0, 100 * m0 / m1, 100)"
         compare = "LessThanThreshold", bound = var.coverage_percent_min, periods = 3, period_s = 300, missing = "notBreaching"
       }
       conservation = {

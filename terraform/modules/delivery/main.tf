@@ -146,24 +146,18 @@ resource "aws_kinesis_firehose_delivery_stream" "this" {
         processors {
           type = "Lambda"
 
-          parameters {
-            parameter_name  = "LambdaArn"
-            parameter_value = "${processing_configuration.value}:$LATEST"
-          }
+          dynamic "parameters" {
+            # What is Firehose's default it does not tell again; named here, it would be a change for ever.
+            for_each = { for name, value in {
+              LambdaArn               = "${processing_configuration.value}:$LATEST"
+              BufferSizeInMBs         = var.processor_buffer_mb == 1 ? null : tostring(var.processor_buffer_mb)
+              BufferIntervalInSeconds = var.processor_buffer_s == 60 ? null : tostring(var.processor_buffer_s)
+            } : name => value if value != null }
 
-          parameters {
-            parameter_name  = "BufferSizeInMBs"
-            parameter_value = var.processor_buffer_mb
-          }
-
-          parameters {
-            parameter_name  = "BufferIntervalInSeconds"
-            parameter_value = var.processor_buffer_s
-          }
-
-          parameters {
-            parameter_name  = "RoleArn"
-            parameter_value = aws_iam_role.this.arn
+            content {
+              parameter_name  = parameters.key
+              parameter_value = parameters.value
+            }
           }
         }
       }

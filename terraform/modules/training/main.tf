@@ -250,7 +250,7 @@ resource "aws_cloudwatch_event_rule" "failed" {
     "detail-type" = ["Glue Job State Change"]
     detail = {
       jobName = [aws_glue_job.this.name]
-      state   = ["FAILED", "TIMEOUT", "STOPPED", "ERROR"]
+      state   = ["FAILED", "TIMEOUT", "STOPPED"]
     }
   })
 }
