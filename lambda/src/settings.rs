@@ -14,7 +14,7 @@ use anabranch_stream::tree::{self, LogSettings, Places};
 use serde::Deserialize;
 
 /// Sections that other programs read.
-const OTHERS: [&str; 5] = ["etl", "model", "training", "server", "source"];
+const OTHERS: [&str; 6] = ["etl", "model", "training", "vectors", "server", "source"];
 /// The variable that holds settings as TOML. Lambda takes 4 KB of variables in all.
 pub const TOML: &str = "ANABRANCH_TOML";
 const DAY_S: u32 = 86_400;

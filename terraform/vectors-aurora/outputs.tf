@@ -25,6 +25,6 @@ output "settings" {
     kind = "postgres"
 
     [vectors.postgres]
-    url = "postgresql://anabranch@${aws_rds_cluster.this.endpoint}:${local.port}/${local.database}?sslmode=require"
+    url = "postgres://anabranch@${aws_rds_cluster.this.endpoint}:${local.port}/${local.database}"
   TOML
 }

@@ -33,7 +33,7 @@ resource "aws_iam_policy" "use" {
     Version = "2012-10-17"
     Statement = [
       {
-        # aws/src/s3vectors: indexes of a version, their vectors, queries. A filter or returned metadata needs GetVectors too.
+        # aws/src/vectors: indexes of a version, their vectors, queries. A filter or returned metadata needs GetVectors too.
         Sid    = "Vectors"
         Effect = "Allow"
         Action = [

