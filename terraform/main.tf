@@ -298,6 +298,7 @@ module "delivery" {
   schema_arns         = module.catalogue.recommendations_arns
   buffer_mb           = var.firehose_buffer_mb
   buffer_s            = var.firehose_buffer_s
+  reads_stream        = !local.is_stream
   kinesis_stream_arn  = local.is_stream ? null : module.stream.arn
   processor_arn       = one(module.transform_function[*].arn)
   processor_buffer_mb = var.transform_buffer_mb

@@ -4,7 +4,7 @@
 locals {
   is_parquet = var.format == "parquet"
   # Kinesis encrypts what it holds; Firehose refuses a key of its own on such a stream.
-  is_direct = var.kinesis_stream_arn == null
+  is_direct = !var.reads_stream
 }
 
 resource "aws_cloudwatch_log_group" "this" {

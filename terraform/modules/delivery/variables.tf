@@ -68,6 +68,11 @@ variable "buffer_s" {
   type        = number
 }
 
+variable "reads_stream" {
+  description = "Whether it reads a stream and calls a function; otherwise a function puts into it."
+  type        = bool
+}
+
 variable "kinesis_stream_arn" {
   description = "Stream to read; null if a function puts into Firehose."
   type        = string
