@@ -8,10 +8,25 @@ variables {
   erasure_key = "0707070707070707070707070707070707070707070707070707070707070707"
 }
 
-run "nobody_is_notified" {
+run "as_it_comes" {
   assert {
     condition     = length(module.notify_function) == 0 && output.notifications_topic_arn == null && !contains(output.alarms, "notifications-dead")
     error_message = "without a channel there is no sender"
+  }
+
+  assert {
+    condition     = length(module.budget) == 1
+    error_message = "there is a budget unless somebody says otherwise"
+  }
+
+  assert {
+    condition     = output.training_job == "anabranch-train" && contains(output.alarms, "training-failed") && contains(output.alarms, "snapshot-age")
+    error_message = "the nightly job is looked after"
+  }
+
+  assert {
+    condition     = output.worker_environment["ANABRANCH__SOURCE__TABLE"] == "anabranch-state" && output.worker_environment["ANABRANCH__PLACES__MODELS"] == "s3://${output.buckets["models"]}"
+    error_message = "the command finds the deployment by these"
   }
 }
 
@@ -19,6 +34,15 @@ run "notifications_by_sns" {
   variables {
     notify_channel = "sns"
     settings_file  = "tests/fixtures/rules.toml"
+
+    monthly_budget_usd        = 0
+    promotion_min_improvement = 0.01
+    is_promoting              = false
+  }
+
+  assert {
+    condition     = length(module.budget) == 0
+    error_message = "0 is no budget"
   }
 
   assert {
@@ -67,41 +91,4 @@ run "a_webhook_without_a_secret" {
   }
 
   expect_failures = [var.webhook_secret]
-}
-
-run "training" {
-  variables {
-    promotion_min_improvement = 0.01
-    is_promoting              = false
-  }
-
-  assert {
-    condition     = output.training_job == "anabranch-train" && contains(output.alarms, "training-failed") && contains(output.alarms, "snapshot-age")
-    error_message = "the nightly job is looked after"
-  }
-}
-
-run "no_budget" {
-  variables {
-    monthly_budget_usd = 0
-  }
-
-  assert {
-    condition     = length(module.budget) == 0
-    error_message = "0 is none"
-  }
-}
-
-run "a_budget" {
-  assert {
-    condition     = length(module.budget) == 1
-    error_message = "there is one unless somebody says otherwise"
-  }
-}
-
-run "what_the_command_needs" {
-  assert {
-    condition     = output.worker_environment["ANABRANCH__SOURCE__TABLE"] == "anabranch-state" && output.worker_environment["ANABRANCH__PLACES__MODELS"] == "s3://${output.buckets["models"]}"
-    error_message = "the command finds the deployment by these"
-  }
 }

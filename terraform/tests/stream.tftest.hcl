@@ -112,75 +112,28 @@ run "two_deployments_share_no_name" {
   }
 }
 
-run "objects_side_by_side" {
+run "what_is_refused" {
   command = plan
 
   variables {
-    delivery                = "objects"
-    mapping_parallelization = 2
+    name                     = "a-deployment-with-a-long-name"
+    erasure_key              = "0707"
+    delivery                 = "objects"
+    mapping_parallelization  = 2
+    retention_hours          = 8760
+    history_days             = 300
+    mapping_record_age_max_s = 31536000
+    firehose_buffer_mb       = 5
+    function_timeout_s       = 3
   }
 
-  expect_failures = [var.mapping_parallelization]
-}
-
-run "records_that_would_expire" {
-  command = plan
-
-  variables {
-    retention_hours          = 24
-    mapping_record_age_max_s = 86400
-  }
-
-  expect_failures = [var.mapping_record_age_max_s]
-}
-
-run "histories_that_would_vanish" {
-  command = plan
-
-  variables {
-    retention_hours = 8760
-    history_days    = 300
-  }
-
-  expect_failures = [var.history_days]
-}
-
-run "a_key_that_is_none" {
-  command = plan
-
-  variables {
-    erasure_key = "0707"
-  }
-
-  expect_failures = [var.erasure_key]
-}
-
-run "a_name_that_is_too_long" {
-  command = plan
-
-  variables {
-    name = "a-deployment-with-a-long-name"
-  }
-
-  expect_failures = [var.name]
-}
-
-run "a_buffer_too_small_for_parquet" {
-  command = plan
-
-  variables {
-    firehose_buffer_mb = 5
-  }
-
-  expect_failures = [var.firehose_buffer_mb]
-}
-
-run "a_time_out_shorter_than_a_call" {
-  command = plan
-
-  variables {
-    function_timeout_s = 3
-  }
-
-  expect_failures = [var.function_timeout_s]
+  expect_failures = [
+    var.name,                     # bucket names would be too long
+    var.erasure_key,              # no key
+    var.mapping_parallelization,  # a chain has one writer at a time
+    var.history_days,             # histories would vanish before the stream's records
+    var.mapping_record_age_max_s, # batches would expire before they are given up
+    var.firehose_buffer_mb,       # too small for Parquet
+    var.function_timeout_s,       # shorter than one call's patience
+  ]
 }

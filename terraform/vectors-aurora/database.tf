@@ -123,7 +123,7 @@ resource "aws_glue_connection" "this" {
 # What the training job needs beside its own role's policy. To be named in training_policy_arns of the deployment.
 resource "aws_iam_policy" "use" {
   #checkov:skip=CKV_AWS_355: Actions on network interfaces that do not exist yet, and descriptions, know no resources; the VPC bounds them.
-  #checkov:skip=CKV_AWS_290: The same.
+  #checkov:skip=CKV_AWS_290: Interfaces are made in one subnet for one group and removed from that subnet; descriptions know no resources.
   name        = local.name
   description = "Reaches the vector database of the Anabranch deployment ${var.name}"
 
@@ -167,6 +167,7 @@ resource "aws_iam_policy" "use" {
         Resource = "*"
       },
       {
+        # The same: in one subnet, for one group.
         Sid    = "Interfaces"
         Effect = "Allow"
         Action = ["ec2:CreateNetworkInterface", "ec2:CreateTags"]
@@ -177,6 +178,7 @@ resource "aws_iam_policy" "use" {
         ]
       },
       {
+        # The same: taking them away from there.
         Sid       = "Leave"
         Effect    = "Allow"
         Action    = "ec2:DeleteNetworkInterface"

@@ -52,6 +52,17 @@ variable "cidr_block" {
   }
 }
 
+variable "zones" {
+  description = "Two availability zones or more; the region's a and b if null, which not every region has."
+  type        = list(string)
+  default     = null
+
+  validation {
+    condition     = var.zones == null || try(length(var.zones) >= 2 && length(var.zones) <= 4 && length(var.zones) == length(distinct(var.zones)), false)
+    error_message = "zones are two to four, each once."
+  }
+}
+
 variable "engine_version" {
   description = "Version of Aurora PostgreSQL. Its pgvector has to be 0.8 or newer: 17.5, 16.9, and what follows them."
   type        = string

@@ -56,7 +56,7 @@ resource "aws_iam_policy" "use" {
         Resource = aws_s3vectors_vector_bucket.this.vector_bucket_arn
       },
       {
-        # Vectors are encrypted with it.
+        # The same: vectors are encrypted with it.
         Sid      = "Key"
         Effect   = "Allow"
         Action   = ["kms:Decrypt", "kms:GenerateDataKey"]

@@ -13,10 +13,6 @@ mock_provider "aws" {
     defaults = { id = "eu-west-1", name = "eu-west-1" }
   }
 
-  mock_data "aws_availability_zones" {
-    defaults = { names = ["eu-west-1a", "eu-west-1b", "eu-west-1c"] }
-  }
-
   mock_resource "aws_cloudwatch_log_group" {
     defaults = { arn = "arn:aws:logs:eu-west-1:123456789012:log-group:group" }
   }
