@@ -70,7 +70,7 @@ endif
 test-python: build $(VENV)/.done $(VENV)/.checkov
 	$(VENV)/bin/python -m pytest -q -rs --ignore=tests/e2e tests
 
-e2e: build $(VENV)/.done
+e2e: build $(VENV)/.done $(if $(wildcard python/Cargo.toml),wheel)
 	$(VENV)/bin/python -m pytest -q -rs tests/e2e
 
 bench: build $(VENV)/.done
@@ -114,7 +114,7 @@ lambda: tools $(VENV)/.lambda
 	@ls -l $(TARGET)/lambda-zips/*/*/bootstrap.zip
 
 # In the folder that terraform's package_folder names. Glue's workers are x86-64, whatever the functions are.
-PACKAGE := $(TARGET)/package
+PACKAGE := target/package
 package: lambda
 	rm -rf $(PACKAGE)
 	for target in $(LAMBDA_TARGETS); do \
