@@ -429,6 +429,21 @@ module "training" {
   log_retention_days = var.log_retention_days
 }
 
+# The command
+
+module "worker" {
+  source = "./modules/worker"
+
+  name                = var.name
+  stream_arn          = module.stream.arn
+  table_arns          = module.stream.table_arns
+  raw_arn             = module.bucket["raw"].arn
+  lake_arn            = module.bucket["lake"].arn
+  models_arn          = module.bucket["models"].arn
+  recommendations_arn = module.bucket["recommendations"].arn
+  kms_key_arn         = module.key.arn
+}
+
 # Looking after it
 
 module "alerts" {

@@ -100,3 +100,8 @@ output "worker_environment" {
     AWS_REGION                      = local.region
   }
 }
+
+output "worker_policy_arn" {
+  description = "Policy for whatever role runs `anabranch` with the settings of worker_environment."
+  value       = module.worker.policy_arn
+}
