@@ -44,13 +44,15 @@ module "key" {
 locals {
   # Name to what goes by itself.
   buckets = {
-    raw             = var.raw_expire_days == 0 ? {} : { raw = { prefix = "", days = var.raw_expire_days } }
-    lake            = {}
-    models          = {}
-    recommendations = var.recommendations_expire_days == 0 ? {} : { for folder in ["recommendations", "dead-letters", "firehose-errors"] : folder => { prefix = "${folder}/", days = var.recommendations_expire_days } }
-    failures        = {}
-    artefacts       = { temporary = { prefix = local.temporary_prefix, days = 7 } }
-    queries         = { results = { prefix = "results/", days = 7 } }
+    raw    = var.raw_expire_days == 0 ? {} : { raw = { prefix = "", days = var.raw_expire_days } }
+    lake   = {}
+    models = {}
+    recommendations = { for folder in ["recommendations", "dead-letters", "firehose-errors"] :
+      folder => { prefix = "${folder}/", days = var.recommendations_expire_days } if var.recommendations_expire_days > 0
+    }
+    failures  = {}
+    artefacts = { temporary = { prefix = local.temporary_prefix, days = 7 } }
+    queries   = { results = { prefix = "results/", days = 7 } }
   }
 }
 
@@ -103,9 +105,13 @@ locals {
 
   notify_environment = merge(
     { ANABRANCH__NOTIFY__CHANNEL = var.notify_channel, ANABRANCH__LAMBDA__LEASE_TABLE = module.stream.tables["leases"] },
-    local.is_stream ? { ANABRANCH__LAMBDA__KINESIS_STREAM = local.stream_name } : { ANABRANCH__LAMBDA__SETTLE_MINUTES = tostring(var.notify_settle_minutes) },
+    local.is_stream ? { ANABRANCH__LAMBDA__KINESIS_STREAM = local.stream_name } : {},
+    local.is_stream ? {} : { ANABRANCH__LAMBDA__SETTLE_MINUTES = tostring(var.notify_settle_minutes) },
     var.notify_channel == "sns" ? { ANABRANCH__NOTIFY__SNS__TOPIC = one(module.notifications[*].arn) } : {},
-    var.notify_channel == "webhook" ? { ANABRANCH__NOTIFY__WEBHOOK__URL = var.webhook_url, ANABRANCH__LAMBDA__WEBHOOK_SECRET = var.webhook_secret } : {},
+    var.notify_channel == "webhook" ? {
+      ANABRANCH__NOTIFY__WEBHOOK__URL   = var.webhook_url
+      ANABRANCH__LAMBDA__WEBHOOK_SECRET = var.webhook_secret
+    } : {},
   )
 
   zips = "${var.package_folder}/${var.architecture}"

@@ -7,9 +7,12 @@ locals {
   dimensions = { Stream = var.stream_name }
   minute     = 60
 
-  is_stream    = var.shape == "stream"
-  functions    = { for name, function in var.functions : name => function if function != null }
-  stream_age   = local.is_stream ? ["AWS/Lambda", "IteratorAge", { FunctionName = var.functions["stream"] }] : ["AWS/Firehose", "KinesisMillisBehindLatest", { DeliveryStreamName = var.firehose_name }]
+  is_stream = var.shape == "stream"
+  functions = { for name, function in var.functions : name => function if function != null }
+  stream_age = (local.is_stream
+    ? ["AWS/Lambda", "IteratorAge", { FunctionName = var.functions["stream"] }]
+    : ["AWS/Firehose", "KinesisMillisBehindLatest", { DeliveryStreamName = var.firehose_name }]
+  )
   retention_ms = var.retention_hours * 3600 * 1000
 
   # One metric against one bound: [namespace, name, dimensions], statistic, bound, periods of so many seconds.
@@ -17,98 +20,119 @@ locals {
     {
       lag = {
         why    = "Reading is more than a minute behind for 5 minutes"
-        metric = local.stream_age, stat = "Maximum", over = 60000, periods = 5, period_s = 60, missing = "notBreaching"
+        metric = local.stream_age
+        stat   = "Maximum", over = 60000, periods = 5, period_s = 60
       }
       lag-near-retention = {
         why    = "Reading is behind by a quarter of what the stream keeps: what expires unread is lost"
-        metric = local.stream_age, stat = "Maximum", over = local.retention_ms / 4, periods = 2, period_s = 60, missing = "notBreaching"
+        metric = local.stream_age
+        stat   = "Maximum", over = local.retention_ms / 4, periods = 2, period_s = 60
       }
       latency = {
         why    = "One list in a hundred comes more than a minute after its record arrived, for 5 minutes"
-        metric = [local.namespace, "LatencyFromArrival", local.dimensions], stat = "p99", over = var.latency_ms_max, periods = 5, period_s = 60, missing = "notBreaching"
+        metric = [local.namespace, "LatencyFromArrival", local.dimensions]
+        stat   = "p99", over = var.latency_ms_max, periods = 5, period_s = 60
       }
       lists-undeliverable = {
         why    = "A list is longer than a Firehose record and was left out"
-        metric = [local.namespace, "ListsUndeliverable", local.dimensions], stat = "Sum", over = 0, periods = 1, period_s = 300, missing = "notBreaching"
+        metric = [local.namespace, "ListsUndeliverable", local.dimensions]
+        stat   = "Sum", over = 0, periods = 1, period_s = 300
       }
       records-retried = {
         why    = "Deliveries fail in part for 15 minutes"
-        metric = [local.namespace, "RecordsRetried", local.dimensions], stat = "Sum", over = 0, periods = 3, period_s = 300, missing = "notBreaching"
+        metric = [local.namespace, "RecordsRetried", local.dimensions]
+        stat   = "Sum", over = 0, periods = 3, period_s = 300
       }
       records-missing = {
         why    = "An object covers records that its batch does not hold"
-        metric = [local.namespace, "RecordsMissing", local.dimensions], stat = "Sum", over = 0, periods = 1, period_s = 300, missing = "notBreaching"
+        metric = [local.namespace, "RecordsMissing", local.dimensions]
+        stat   = "Sum", over = 0, periods = 1, period_s = 300
       }
       snapshot-age = {
         why    = "The model that serves learned from nothing newer for three times the interval of training"
-        metric = [local.namespace, "SnapshotAge", local.dimensions], stat = "Maximum", over = 3 * var.training_interval_hours * 3600, periods = 1, period_s = 3600, missing = "notBreaching"
+        metric = [local.namespace, "SnapshotAge", local.dimensions]
+        stat   = "Maximum", over = 3 * var.training_interval_hours * 3600, periods = 1, period_s = 3600
       }
       training-failed = {
         why    = "A run of the training job failed, was stopped, or took too long"
-        metric = ["AWS/Events", "Invocations", { RuleName = var.training_failure_rule }], stat = "Sum", over = 0, periods = 1, period_s = 300, missing = "notBreaching"
+        metric = ["AWS/Events", "Invocations", { RuleName = var.training_failure_rule }]
+        stat   = "Sum", over = 0, periods = 1, period_s = 300
       }
       stream-write-throttled = {
         why    = "Producers are refused: the stream takes no more"
-        metric = ["AWS/Kinesis", "WriteProvisionedThroughputExceeded", { StreamName = var.stream_name }], stat = "Sum", over = 0, periods = 5, period_s = 60, missing = "notBreaching"
+        metric = ["AWS/Kinesis", "WriteProvisionedThroughputExceeded", { StreamName = var.stream_name }]
+        stat   = "Sum", over = 0, periods = 5, period_s = 60
       }
       stream-read-throttled = {
         why    = "Readers of the stream get in each other's way"
-        metric = ["AWS/Kinesis", "ReadProvisionedThroughputExceeded", { StreamName = var.stream_name }], stat = "Sum", over = 0, periods = 15, period_s = 60, missing = "notBreaching"
+        metric = ["AWS/Kinesis", "ReadProvisionedThroughputExceeded", { StreamName = var.stream_name }]
+        stat   = "Sum", over = 0, periods = 15, period_s = 60
       }
     },
     { for name, function in local.functions : "${name}-errors" => {
       why    = "The function ${name} fails for 5 minutes"
-      metric = ["AWS/Lambda", "Errors", { FunctionName = function }], stat = "Sum", over = 0, periods = 5, period_s = 60, missing = "notBreaching"
+      metric = ["AWS/Lambda", "Errors", { FunctionName = function }]
+      stat   = "Sum", over = 0, periods = 5, period_s = 60
     } },
     { for name, function in local.functions : "${name}-throttles" => {
       why    = "The function ${name} is not let run: its reserved concurrency or the account's is used up"
-      metric = ["AWS/Lambda", "Throttles", { FunctionName = function }], stat = "Sum", over = 0, periods = 5, period_s = 60, missing = "notBreaching"
+      metric = ["AWS/Lambda", "Throttles", { FunctionName = function }]
+      stat   = "Sum", over = 0, periods = 5, period_s = 60
     } },
     { for name, table in var.tables : "${name}-write-throttled" => {
       why    = "Writes to the table ${name} are throttled for 5 minutes"
-      metric = ["AWS/DynamoDB", "WriteThrottleEvents", { TableName = table }], stat = "Sum", over = 0, periods = 5, period_s = 60, missing = "notBreaching"
+      metric = ["AWS/DynamoDB", "WriteThrottleEvents", { TableName = table }]
+      stat   = "Sum", over = 0, periods = 5, period_s = 60
     } },
     local.is_stream ? {
       batches-given-up = {
         why    = "The mapping gave a batch up: its records lie in the bucket of failures and have no list"
-        metric = ["AWS/Lambda", "OnFailureDestinationDeliveredEventCount", { EventSourceMappingUUID = var.mapping_uuid }], stat = "Sum", over = 0, periods = 1, period_s = 300, missing = "notBreaching"
+        metric = ["AWS/Lambda", "OnFailureDestinationDeliveredEventCount", { EventSourceMappingUUID = var.mapping_uuid }]
+        stat   = "Sum", over = 0, periods = 1, period_s = 300
       }
       batches-lost = {
         why    = "The mapping gave a batch up and could not keep it"
-        metric = ["AWS/Lambda", "DroppedEventCount", { EventSourceMappingUUID = var.mapping_uuid }], stat = "Sum", over = 0, periods = 1, period_s = 300, missing = "notBreaching"
+        metric = ["AWS/Lambda", "DroppedEventCount", { EventSourceMappingUUID = var.mapping_uuid }]
+        stat   = "Sum", over = 0, periods = 1, period_s = 300
       }
     } : {},
     var.has_firehose ? {
       delivery-old = {
         why    = "What Firehose holds is older than its buffer allows: it does not get its objects written"
-        metric = ["AWS/Firehose", "DeliveryToS3.DataFreshness", { DeliveryStreamName = var.firehose_name }], stat = "Maximum", over = var.firehose_buffer_s + 900, periods = 3, period_s = 300, missing = "notBreaching"
+        metric = ["AWS/Firehose", "DeliveryToS3.DataFreshness", { DeliveryStreamName = var.firehose_name }]
+        stat   = "Maximum", over = var.firehose_buffer_s + 900, periods = 3, period_s = 300
       }
     } : {},
     var.has_firehose && var.is_parquet ? {
       conversion-failed = {
         why    = "Firehose could not make Parquet of records: they lie below its error prefix"
-        metric = ["AWS/Firehose", "FailedConversion.Records", { DeliveryStreamName = var.firehose_name }], stat = "Sum", over = 0, periods = 1, period_s = 300, missing = "notBreaching"
+        metric = ["AWS/Firehose", "FailedConversion.Records", { DeliveryStreamName = var.firehose_name }]
+        stat   = "Sum", over = 0, periods = 1, period_s = 300
       }
     } : {},
     var.has_firehose && local.is_stream ? {
       delivery-throttled = {
         why    = "Firehose takes less than comes, for 15 minutes"
-        metric = ["AWS/Firehose", "ThrottledRecords", { DeliveryStreamName = var.firehose_name }], stat = "Sum", over = 0, periods = 3, period_s = 300, missing = "notBreaching"
+        metric = ["AWS/Firehose", "ThrottledRecords", { DeliveryStreamName = var.firehose_name }]
+        stat   = "Sum", over = 0, periods = 3, period_s = 300
       }
     } : {},
     var.has_notifications ? {
       notifications-dead = {
         why    = "A notification was given up; it lies in the dead letters"
-        metric = [local.namespace, "NotificationsDead", local.dimensions], stat = "Sum", over = 0, periods = 1, period_s = 300, missing = "notBreaching"
+        metric = [local.namespace, "NotificationsDead", local.dimensions]
+        stat   = "Sum", over = 0, periods = 1, period_s = 300, missing = "notBreaching"
       }
       notifications-retried = {
         why    = "The receiver of notifications does not take them, for 15 minutes"
-        metric = [local.namespace, "NotificationsRetried", local.dimensions], stat = "Sum", over = 0, periods = 3, period_s = 300, missing = "notBreaching"
+        metric = [local.namespace, "NotificationsRetried", local.dimensions]
+        stat   = "Sum", over = 0, periods = 3, period_s = 300, missing = "notBreaching"
       }
       notifications-waiting = {
         why = "The oldest due notification waits too long, or nobody sends"
         # Behind transform a notice waits for what Firehose may still hold. Nothing at all for 10 minutes means that nobody sends.
-        metric = [local.namespace, "NotificationsWaitingAge", local.dimensions], stat = "Maximum", over = (local.is_stream ? 5 : 20) * 60 * 1000, periods = 10, period_s = 60, missing = "breaching"
+        metric = [local.namespace, "NotificationsWaitingAge", local.dimensions]
+        stat   = "Maximum", over = (local.is_stream ? 5 : 20) * 60 * 1000, periods = 10, period_s = 60, missing = "breaching"
       }
     } : {},
   )
@@ -160,7 +184,7 @@ resource "aws_cloudwatch_metric_alarm" "simple" {
   threshold           = each.value.over
   period              = each.value.period_s
   evaluation_periods  = each.value.periods
-  treat_missing_data  = each.value.missing
+  treat_missing_data  = try(each.value.missing, "notBreaching")
   actions_enabled     = true
   alarm_actions       = [var.topic_arn]
   ok_actions          = [var.topic_arn]

@@ -10,9 +10,11 @@ output "recommendations_table" {
 
 output "recommendations_arns" {
   description = "ARNs that reading the columns of recommendations needs: catalogue, database, table."
-  value = [for resource in ["catalog", "database/${aws_glue_catalog_database.this.name}", "table/${aws_glue_catalog_database.this.name}/${aws_glue_catalog_table.recommendations.name}"] :
-    "arn:${var.partition}:glue:${var.region}:${var.account_id}:${resource}"
-  ]
+  value = [for resource in [
+    "catalog",
+    "database/${aws_glue_catalog_database.this.name}",
+    "table/${aws_glue_catalog_database.this.name}/${aws_glue_catalog_table.recommendations.name}",
+  ] : "arn:${var.partition}:glue:${var.region}:${var.account_id}:${resource}"]
 }
 
 output "interactions_table" {

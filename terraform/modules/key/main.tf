@@ -54,8 +54,8 @@ resource "aws_kms_key" "this" {
         Action    = ["kms:Encrypt", "kms:Decrypt", "kms:ReEncryptFrom", "kms:ReEncryptTo", "kms:GenerateDataKey", "kms:DescribeKey"]
         Resource  = "*"
         Condition = { ArnLike = { "kms:EncryptionContext:aws:logs:arn" = [
-          for group in ["/aws/lambda/${var.name}-*", "/aws/kinesisfirehose/${var.name}-*", "/aws-glue/jobs/${var.name}-*", "/aws/vpc/${var.name}-*", "/aws/rds/cluster/${var.name}-*"] :
-          "arn:${var.partition}:logs:${var.region}:${var.account_id}:log-group:${group}"
+          for folder in ["/aws/lambda", "/aws/kinesisfirehose", "/aws-glue/jobs", "/aws/vpc", "/aws/rds/cluster"] :
+          "arn:${var.partition}:logs:${var.region}:${var.account_id}:log-group:${folder}/${var.name}-*"
         ] } }
       },
       {
