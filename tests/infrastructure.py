@@ -48,11 +48,10 @@ class Terraform:
 
     def run(self, root, *arguments, check=True, timeout=300, **variables):
         """Runs a command in the configuration `root`."""
-        env = environment(
-            TF_CLI_CONFIG_FILE=str(self.configuration), CHECKPOINT_DISABLE="1", TF_IN_AUTOMATION="1", TF_INPUT="0",
-            AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_EC2_METADATA_DISABLED="true",
-            **variables,
-        )
+        env = environment(**{
+            "TF_CLI_CONFIG_FILE": str(self.configuration), "CHECKPOINT_DISABLE": "1", "TF_IN_AUTOMATION": "1", "TF_INPUT": "0",
+            "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true", **variables,
+        })
         done = subprocess.run(
             ["terraform", *arguments], cwd=root, env=env, capture_output=True, text=True, timeout=timeout, check=False
         )

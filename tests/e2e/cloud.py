@@ -92,12 +92,8 @@ class Deployment:
         found = {}
         for change in plan["resource_changes"]:
             if change["change"]["actions"] != ["no-op"] and change["mode"] == "managed":
-                before, after = change["change"]["before"] or {}, change["change"]["after"] or {}
-                unknown = change["change"].get("after_unknown") or {}
-                found[change["address"]] = sorted(
-                    name for name in before.keys() | after.keys() | unknown.keys()
-                    if before.get(name) != after.get(name) and not (name not in after and unknown.get(name))
-                )
+                values = [change["change"][name] or {} for name in ("before", "after")]
+                found[change["address"]] = differing(*values, change["change"].get("after_unknown") or {})
         return found
 
     def destroy(self):
@@ -149,6 +145,17 @@ class Deployment:
     def keys(self, bucket, prefix=""):
         pages = self.cloud.client("s3").get_paginator("list_objects_v2").paginate(Bucket=self.outputs["buckets"][bucket], Prefix=prefix)
         return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+
+
+def differing(before, after, unknown):
+    """Names of attributes that differ; of a block that is there once, of those in it. What only an apply tells is no difference."""
+    found = []
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name), after.get(name)
+        if old != new and not unknown.get(name):
+            blocks = [value[0] for value in (old, new) if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict)]
+            found += [f"{name}.{inner}" for inner in differing(*blocks, {})] if len(blocks) == 2 else [name]
+    return found
 
 
 class Lists:
