@@ -30,7 +30,7 @@ CODE = re.compile(r"`([^`]+)`")
 RUST_TEST = re.compile(r"^([a-z]+)((?:::\w+)*)::(\w+)$")
 PYTHON_TEST = re.compile(r"^(tests/\w+\.py)::(\w+)$")
 PATH = re.compile(r"^[\w.\-]+(/[\w.\-]+)*/?$")
-FILE_ENDINGS = (".rs", ".py", ".md", ".toml")
+FILE_ENDINGS = (".rs", ".py", ".md", ".tf", ".toml")
 LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^(```|~~~)")
 

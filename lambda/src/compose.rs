@@ -184,7 +184,7 @@ fn compose(
         Ok(Arc::from(open_store(location, &stores).with_context(|| format!("opening {location}"))?))
     };
     let source = ModelSource {
-        registry: ModelRegistry::new(open(&settings.places.lake)?),
+        registry: ModelRegistry::new(open(settings.places.registry())?),
         cache_folder: settings.lambda.cache_folder.clone().into(),
         kernels: Kernels::best(),
     };

@@ -19,7 +19,7 @@ pub enum ModelsError {
     #[error("the current model: {0}")]
     Load(String),
     /// Nothing was promoted.
-    #[error("no model is published: run `anabranch train`, or check places.lake")]
+    #[error("no model is published: run `anabranch train`, or check places.models and places.lake")]
     NoModel,
     /// It was trained with other event types.
     #[error(transparent)]

@@ -14,7 +14,7 @@ use anabranch_stream::tree::{self, LogSettings, Places};
 use serde::Deserialize;
 
 /// Sections that other programs read.
-const OTHERS: [&str; 5] = ["etl", "model", "training", "server", "source"];
+const OTHERS: [&str; 6] = ["etl", "model", "training", "vectors", "server", "source"];
 /// The variable that holds settings as TOML. Lambda takes 4 KB of variables in all.
 pub const TOML: &str = "ANABRANCH_TOML";
 const DAY_S: u32 = 86_400;
@@ -24,7 +24,8 @@ const HOUR_S: u32 = 3600;
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Where things lie: `lake` and `delivered` are needed, as `s3://bucket/prefix`.
+    /// Where things lie: `models` (or `lake`, which holds them otherwise) and `delivered` are needed, as
+    /// `s3://bucket/prefix`. A function reads nothing else of the lake.
     pub places: Places,
     /// What events mean.
     pub events: EventSettings,
@@ -150,9 +151,9 @@ impl Settings {
     fn check(&self) -> Result<(), SettingsError> {
         self.stream.check().map_err(SettingsError)?;
         for (name, value) in [
-            ("PLACES__LAKE", &self.places.lake),
-            ("PLACES__DELIVERED", &self.places.delivered),
-            ("LAMBDA__TABLE", &self.lambda.table),
+            ("PLACES__MODELS", self.places.registry()),
+            ("PLACES__DELIVERED", self.places.delivered.as_str()),
+            ("LAMBDA__TABLE", self.lambda.table.as_str()),
         ] {
             if value.is_empty() {
                 return Err(SettingsError(format!("set {}{name}: a function has no folder", tree::ENVIRONMENT_PREFIX)));
@@ -281,6 +282,14 @@ mod tests {
     }
 
     #[test]
+    fn models_may_have_a_place_of_their_own() {
+        let lake = load(&[]).unwrap();
+        assert_eq!(lake.places.registry(), "s3://lake/p");
+        let models = [("ANABRANCH__PLACES__LAKE", ""), ("ANABRANCH__PLACES__MODELS", "s3://models")];
+        assert_eq!(load(&models).unwrap().places.registry(), "s3://models");
+    }
+
+    #[test]
     fn the_namespace_is_a_workers_or_the_one_that_is_set() {
         let summary = || Ok(StreamSummary { arn: String::new(), created_ms: 17, retention_hours: 24 });
         let denied = || Err(ApiError::new(ApiErrorKind::Denied, "DescribeStreamSummary", "stream clicks", "no"));
@@ -329,7 +338,7 @@ mod tests {
         for (name, value, part) in [
             ("ANABRANCH__LAMBDA__TABEL", "x", "tabel"),
             ("ANABRANCH__LAMBDA__TABLE", "", "LAMBDA__TABLE"),
-            ("ANABRANCH__PLACES__LAKE", "", "PLACES__LAKE"),
+            ("ANABRANCH__PLACES__LAKE", "", "PLACES__MODELS"),
             ("ANABRANCH__STREAM__LIST_LENGTH", "0", "list_length"),
             ("ANABRANCH__LAMBDA__ERASURE_KEY", "0a", "64 hexadecimal"),
             ("ANABRANCH__LAMBDA__ERASURE_KEY", &"+a".repeat(32), "64 hexadecimal"),

@@ -110,6 +110,10 @@ impl Context {
         location(&self.settings.places.lake, &self.home().join("lake"))
     }
 
+    pub(crate) fn registry_location(&self) -> String {
+        location(self.settings.places.registry(), &self.home().join("lake"))
+    }
+
     pub(crate) fn delivered_location(&self) -> String {
         location(&self.settings.places.delivered, &self.home().join("delivered"))
     }
@@ -123,7 +127,7 @@ impl Context {
     }
 
     pub(crate) fn registry(&self) -> Result<ModelRegistry, Failure> {
-        Ok(ModelRegistry::new(self.lake()?))
+        Ok(ModelRegistry::new(Arc::from(open_store(&self.registry_location(), &self.store_options)?)))
     }
 
     pub(crate) fn vectors(&self, access: Access) -> Result<EmbeddedVectors, Failure> {
@@ -138,7 +142,7 @@ impl Context {
         let Some(pointer) = current.pointer else {
             return Err(Failure::missing(format!(
                 "no model is published in {}; run `anabranch etl` and `anabranch train` first, or `anabranch demo`",
-                self.lake_location()
+                self.registry_location()
             )));
         };
         let version = pointer.version.as_str();

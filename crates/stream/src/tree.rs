@@ -16,8 +16,10 @@ pub const ENVIRONMENT_PREFIX: &str = "ANABRANCH__";
 pub struct Places {
     /// Folder that everything lives in.
     pub home: PathBuf,
-    /// Dataset and models: a folder or `s3://bucket/prefix`; `home/lake` if empty.
+    /// The dataset: a folder or `s3://bucket/prefix`; `home/lake` if empty.
     pub lake: String,
+    /// The model registry, likewise; the lake if empty. Who applies models need not be able to read the dataset.
+    pub models: String,
     /// Delivered lists and dead letters: a folder or `s3://bucket/prefix`; `home/delivered` if empty.
     pub delivered: String,
     /// Temporary files of ETL and training; `home/scratch` if empty.
@@ -29,9 +31,17 @@ impl Default for Places {
         Self {
             home: PathBuf::from("anabranch-data"),
             lake: String::new(),
+            models: String::new(),
             delivered: String::new(),
             scratch: PathBuf::new(),
         }
+    }
+}
+
+impl Places {
+    /// Where models are published; empty if only `home` is set.
+    pub fn registry(&self) -> &str {
+        if self.models.is_empty() { &self.lake } else { &self.models }
     }
 }
 
@@ -117,6 +127,14 @@ mod tests {
         overlay(&mut tree, environment).unwrap();
         let expected = "[stream]\nshards = 4\nname = \"clicks-1\"\n[events.types.view]\nhides = true\n";
         assert_eq!(tree, expected.parse::<toml::Table>().unwrap());
+    }
+
+    #[test]
+    fn models_lie_in_the_lake_unless_said_otherwise() {
+        let mut places = Places { lake: "s3://lake".to_owned(), ..Places::default() };
+        assert_eq!(places.registry(), "s3://lake");
+        "s3://models".clone_into(&mut places.models);
+        assert_eq!((places.registry(), places.lake.as_str()), ("s3://models", "s3://lake"));
     }
 
     #[test]

@@ -238,7 +238,7 @@ fn places(context: &Context, namespace: &str) -> Vec<(&'static str, String)> {
     vec![
         ("clean rows", format!("{lake}/interactions/  (Parquet by day)")),
         ("quarantine", format!("{lake}/quarantine/  and {lake}/report.json")),
-        ("models", format!("{lake}/models/")),
+        ("models", format!("{}/models/", context.registry_location())),
         ("embeddings", context.vectors_folder().display().to_string()),
         ("log, histories", context.state_folder().display().to_string()),
         ("delivered lists", format!("{delivered}/recommendations/{namespace}/  (JSON Lines, zstd)")),

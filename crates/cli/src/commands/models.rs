@@ -41,7 +41,7 @@ fn list(context: &Context, entries: &[ModelEntry]) -> Result<(), Failure> {
         .collect();
     context.ui.answer(&value, |_| {
         if entries.is_empty() {
-            return format!("no model in {}; run `anabranch train`", context.lake_location());
+            return format!("no model in {}; run `anabranch train`", context.registry_location());
         }
         let rows: Vec<Vec<String>> = entries
             .iter()

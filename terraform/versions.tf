@@ -1,0 +1,19 @@
+terraform {
+  required_version = ">= 1.9.0"
+
+  required_providers {
+    aws = {
+      source = "hashicorp/aws"
+      # 5.100 is the oldest that the tests run; 6.62 the newest whose schema they check.
+      version = ">= 5.100.0, < 7.0.0"
+    }
+  }
+}
+
+provider "aws" {
+  region = var.region
+
+  default_tags {
+    tags = merge(var.tags, { Deployment = var.name })
+  }
+}
