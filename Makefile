@@ -81,7 +81,7 @@ bench: build $(VENV)/.done
 SEEDS ?= 10000
 FIRST ?= 0
 sim: tools
-	ANABRANCH_SIM_SEEDS=$(SEEDS) ANABRANCH_SIM_FIRST=$(FIRST) $(CARGO) test --release --locked -p anabranch-aws --test simulation many_seeds -- --nocapture
+	ANABRANCH_SIM_SEEDS=$(SEEDS) ANABRANCH_SIM_FIRST=$(FIRST) $(CARGO) test --release --locked --workspace --test simulation many_seeds -- --nocapture
 
 # TARGETS="history snapshot" names some. Goes on where the last run ended; what fails lies in target/fuzz/artifacts/.
 export SECONDS_TOTAL ?= 3600
