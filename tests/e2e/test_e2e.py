@@ -178,15 +178,6 @@ def test_a_second_plan_changes_nothing(deployment):
     assert {kind: sorted(attributes) for kind, attributes in found.items()} == DIFFERENCES
 
 
-def test_firehose_can_call_the_function_instead(deployment, lists, week):
-    deployment.apply(shape="transform")
-    assert set(deployment.outputs["functions"]) == {"transform"}
-    probes = [{**event, "eventId": f"transformed-{number}"} for number, event in enumerate(week[:50])]
-    deployment.put(probes)
-    rows = lists.wait_for({event["eventId"] for event in probes}, 120)
-    assert {row["snapshotversion"] for row in rows} == {current(deployment)}
-
-
 def test_a_destroy_leaves_nothing(deployment):
     seconds = deployment.destroy()
     print(f"destroyed in {seconds:.0f} s")
