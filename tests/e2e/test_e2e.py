@@ -139,7 +139,7 @@ def test_a_better_model_is_taken_over_without_a_deploy(deployment, lists, week):
 
 def test_a_worse_model_is_refused(deployment):
     before = current(deployment)
-    answer = deployment.train(POOR + "[training]\ncutoff = 20\n", until=LAST_WEEK.date().isoformat())
+    answer = deployment.train(POOR, until=LAST_WEEK.date().isoformat())
     assert not answer["isPromoted"], answer
     assert current(deployment) == before
 
