@@ -42,7 +42,7 @@ DIFFERENCES = {
     "delivery.aws_kinesis_firehose_delivery_stream.this": [
         "extended_s3_configuration.custom_time_zone", "extended_s3_configuration.file_extension",
     ],
-    "training.aws_glue_job.this": ["execution_class", "execution_property", "tags_all"],
+    "training.aws_glue_job.this": ["execution_class", "execution_property"],
     "training.aws_glue_trigger.nightly": ["predicate"],
 }
 
