@@ -26,7 +26,7 @@ fn one_history(bytes: &[u8]) -> Verdict {
     let model = testing::model();
     let row = model.row(history);
     assert!(row.iter().all(|(item, weight)| *item < 20 && weight.is_finite()), "{row:?}");
-    assert!(model.hidden(history, Hide::Everything).is_sorted());
+    assert!(model.hidden(history, Hide::Everything).iter().all(|item| *item < 20));
     Verdict::Decoded
 }
 
