@@ -14,7 +14,7 @@
 //! | `page` | the plan as text |
 //!
 //! Everything but the loading is a function of its arguments. It promises that a dollar on the page is the sum of its
-//! lines, that each line is its formula, and that more never costs less (the lease table of workers aside). It does not promise the bill: prices
+//! lines, that each line is its formula, and that more never needs less. It does not promise the bill: prices
 //! change, and what nobody measured is marked.
 
 pub(crate) mod batch;
