@@ -61,14 +61,18 @@ pub fn recommend_all<E: From<TrainError>>(
     let mut groups: Vec<Vec<Column>> = Vec::new();
     let mut users = 0;
     loop {
-        let mut batch = Vec::with_capacity(USERS_PER_BATCH);
-        for entry in (&mut *histories).take(USERS_PER_BATCH) {
-            let (key, history) = entry?;
+        // Sessions' histories come before the users': a batch of nothing else is no end.
+        let entries = (&mut *histories).take(USERS_PER_BATCH).collect::<Result<Vec<_>, E>>()?;
+        if entries.is_empty() {
+            break;
+        }
+        let mut batch = Vec::with_capacity(entries.len());
+        for (key, history) in entries {
             let HistoryKey::User(user) = key else { continue };
             batch.push((user, model.row(&history), model.hidden(&history, hide)));
         }
         if batch.is_empty() {
-            break;
+            continue;
         }
         let queries: Vec<Query<'_>> =
             batch.iter().map(|(_, row, hidden)| Query { row, exclude: hidden, k: list_length }).collect();
