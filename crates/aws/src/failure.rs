@@ -32,6 +32,8 @@ where
     let kind = match error {
         // The request could not even be made: an argument or the client's configuration.
         SdkError::ConstructionFailure(_) => ApiErrorKind::FixInput,
+        // An answer that broke off says nothing, whatever its status: a 400 may have been a throttle or a condition.
+        SdkError::ResponseError(_) => ApiErrorKind::Retry,
         // Missing credentials are among the others: an instance's role may come, and waiting loses nothing.
         _ => ApiErrorKind::of(error.code(), status),
     };
@@ -83,9 +85,11 @@ mod tests {
     fn a_call_without_an_answer_may_be_made_again_and_one_that_cannot_be_made_not() {
         let timeout = SdkError::<PutItemError, HttpResponse>::timeout_error("slow");
         assert_eq!(api_error("PutItem", "table t", &timeout).kind, ApiErrorKind::Retry);
-        let response = HttpResponse::new(200.try_into().expect("a status"), "".into());
-        let cut_off = SdkError::<PutItemError, HttpResponse>::response_error("half an answer", response);
-        assert_eq!(api_error("PutItem", "table t", &cut_off).kind, ApiErrorKind::Retry);
+        for status in [200, 400, 403, 503] {
+            let response = HttpResponse::new(status.try_into().expect("a status"), "".into());
+            let cut_off = SdkError::<PutItemError, HttpResponse>::response_error("half an answer", response);
+            assert_eq!(api_error("PutItem", "table t", &cut_off).kind, ApiErrorKind::Retry, "{status}");
+        }
         let construction = SdkError::<PutItemError, HttpResponse>::construction_failure("no region");
         let error = api_error("PutItem", "table t", &construction);
         assert_eq!(error.kind, ApiErrorKind::FixInput);
