@@ -5,8 +5,9 @@
 #   make sim     SEEDS=10000 runs of the stream on simulated Kinesis, DynamoDB and S3
 #   make fuzz    every decoder under libFuzzer, an hour in total (SECONDS_TOTAL=3600); needs a C++ compiler
 #   make soak    200 SIGKILLs during a replay, then an hour of overload (20, and two minutes, in make test)
-#   make scale   100 million rows through the ETL under 4 GiB
+#   make scale   100 million rows through the ETL under 4 GiB; 1, 10 and 100 million through ETL and training, also under Spark
 #   make lambda  the zips of the Lambda functions: target/lambda-zips/<target>/{stream,transform,notify}/bootstrap.zip
+#   make wheel   the Python wheel for this machine, installed into .venv
 #   make package what terraform/ deploys, in target/package: zips, wheel and the training job
 #   make e2e     terraform/ applied to ministack, a week of a grocery chain through it, and taken down again
 #   make demo    the README's first command
@@ -19,13 +20,15 @@ VENV := .venv
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BIN := $(TARGET)/release/anabranch
 export ANABRANCH_BIN := $(abspath $(BIN))
+# The wheel's crate is loaded by Python and links no libpython; maturin sets the same.
+export PYO3_BUILD_EXTENSION_MODULE := 1
 export ANABRANCH_TEST_DATA ?= $(abspath ../shared/data)
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help check test test-rust test-python bench sim fuzz soak scale demo build lambda package e2e tools clean
+.PHONY: help check test test-rust test-python bench sim fuzz soak scale demo build lambda wheel package e2e tools clean
 
 help:
-	@sed -n '2,14s/^# *//p' Makefile
+	@sed -n '2,13s/^# *//p' Makefile
 
 tools:
 	@missing=""; for tool in $(CARGO) cc $(PYTHON); do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
@@ -54,7 +57,7 @@ check: tools
 	$(PYTHON) scripts/check_docs.py
 
 build: tools
-	$(CARGO) build --release --locked -p anabranch -p anabranch-lambda
+	$(CARGO) build --release --locked -p anabranch -p anabranch-lambda -p anabranch-python
 
 test: tools test-rust test-python
 
@@ -67,13 +70,21 @@ else
 	$(CARGO) test --release --workspace --locked --no-fail-fast -- --quiet
 endif
 
-test-python: build $(VENV)/.done $(VENV)/.checkov
+# The wheel for this machine, installed where the tests run. `build` has compiled it together with the programs, with one
+# set of features; python/cargo.sh hands that to maturin, so that no crate is compiled twice.
+wheel: build $(VENV)/.done
+	rm -rf $(TARGET)/wheels
+	CARGO="$(abspath python/cargo.sh)" $(VENV)/bin/maturin build --release --locked --manifest-path python/Cargo.toml \
+		--interpreter $(VENV)/bin/python --compatibility linux --out $(TARGET)/wheels --quiet
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall $(TARGET)/wheels/anabranch-*.whl
+
+test-python: wheel $(VENV)/.checkov
 	$(VENV)/bin/python -m pytest -q -rs --ignore=tests/e2e tests
 
-e2e: build $(VENV)/.done $(if $(wildcard python/Cargo.toml),wheel)
+e2e: wheel
 	$(VENV)/bin/python -m pytest -q -rs tests/e2e
 
-bench: build $(VENV)/.done
+bench: wheel
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r bench/requirements.txt
 	$(VENV)/bin/python bench/run.py
 
@@ -92,8 +103,9 @@ soak: build $(VENV)/.done
 	ANABRANCH_SOAK_KILLS=200 $(VENV)/bin/python -m pytest -q -rs tests/test_soak.py
 	ANABRANCH_OVERLOAD_S=3600 $(VENV)/bin/python -m pytest -q -rs -s tests/test_overload.py
 
-scale: build
+scale: wheel
 	$(PYTHON) bench/scale.py --rows 100000000
+	$(VENV)/bin/python bench/scale.py --curve 1000000 10000000 100000000
 
 # Debian's glibc is newer than Lambda's: zig links against the one of Amazon Linux 2023. Both come from PyPI.
 CARGO_LAMBDA := 1.9.2

@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "server": {"events", "kernels", "models", "evaluation", "stores", "batch", "stream"},
     "cli": {"events", "kernels", "models", "evaluation", "stores", "batch", "stream", "aws", "server"},
     "fuzz": {"events", "models", "stores", "batch", "stream", "aws", "server", "lambda"},  # nothing imports it
+    "python": {"events", "kernels", "models", "evaluation", "stores", "batch"},  # Spark runs batch's own stages
     "lambda": {"events", "models", "stores", "stream", "aws"},  # a cold start pays for every byte
 }
 # Files that may hold `unsafe`, besides all of kernels.
@@ -31,13 +32,15 @@ UNSAFE_FILES = {
     "crates/models/src/map.rs",
     "crates/stores/src/vectors/embedded/open.rs",
 }
+# Crates outside crates/: nothing imports them.
+LEAVES = ("lambda", "python", "fuzz")
 # Crates that may name an AWS crate.
 AWS_HOMES = {"aws", "lambda"}
 AWS_CRATES = re.compile(r"^(aws-(?!lc-)|aws_|lambda_)")
 # Time, chance and the environment are read in these places only.
 EDGE = re.compile(r"\b(SystemTime::now|Instant::now|thread::sleep|std::env::var|env::vars|rand::rng\(\)|SysRng)")
 EDGE_FILES = {"crates/cli/src/compose.rs", "crates/cli/src/account.rs", "crates/cli/src/main.rs", "crates/cli/src/commands/settings.rs",
-              "crates/cli/src/commands/stream.rs", "lambda/src/compose.rs", "fuzz/src/bin/fuzz.rs"}
+              "crates/cli/src/commands/stream.rs", "lambda/src/compose.rs", "python/src/compose.rs", "fuzz/src/bin/fuzz.rs"}
 
 
 def is_test(path: Path) -> bool:
@@ -52,7 +55,7 @@ def without_tests(text: str) -> str:
 
 def main() -> int:
     breaches = []
-    for manifest in sorted([*ROOT.glob("crates/*/Cargo.toml"), ROOT / "lambda" / "Cargo.toml", ROOT / "fuzz" / "Cargo.toml"]):
+    for manifest in sorted([*ROOT.glob("crates/*/Cargo.toml"), *(ROOT / leaf / "Cargo.toml" for leaf in LEAVES)]):
         crate = manifest.parent.name
         if crate not in MAY_IMPORT:
             breaches.append(f"{crate} is not in the table of floors (docs/architecture.md and this script)")
@@ -63,7 +66,7 @@ def main() -> int:
                 breaches.append(f"{crate} imports {name}: imports go down the floors only")
             if AWS_CRATES.match(name) and crate not in AWS_HOMES:
                 breaches.append(f"{crate} imports {name}: AWS lives in `aws` and `lambda` only")
-    for path in sorted([*ROOT.glob("crates/*/src/**/*.rs"), *ROOT.glob("lambda/src/**/*.rs"), *ROOT.glob("fuzz/src/**/*.rs")]):
+    for path in sorted([*ROOT.glob("crates/*/src/**/*.rs"), *(path for leaf in LEAVES for path in ROOT.glob(f"{leaf}/src/**/*.rs"))]):
         place = path.relative_to(ROOT).as_posix()
         text = path.read_text()
         if re.search(r"\bunsafe\s*(\{|fn|impl)", text) and not place.startswith("crates/kernels/") and place not in UNSAFE_FILES:

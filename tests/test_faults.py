@@ -341,9 +341,12 @@ def drive(function, shards, batch_size, chance=None):
             batch = records[at : at + batch_size]
             seen["invocations"] += 1
             assert seen["invocations"] < 2000, "it makes no progress"
-            # Some sandboxes die: one before it has begun in earnest, others by chance.
-            is_killed = chance and (seen["invocations"] == 3 or chance.random() < 0.1)
-            kill_after_s = chance.uniform(0.0, 0.08) if is_killed else None
+            # Some sandboxes die: one for certain, before it has begun in earnest, others by chance.
+            kill_after_s = None
+            if chance and seen["invocations"] == 3:
+                kill_after_s = 0.0
+            elif chance and chance.random() < 0.1:
+                kill_after_s = chance.uniform(0.0, 0.08)
             answer = function.invoke({"Records": batch}, kill_after_s)
             if answer is None:
                 seen["failed or killed"] += 1

@@ -24,6 +24,20 @@ pub struct Dataset<'a> {
     manifest: Manifest,
 }
 
+/// A dataset without its store: what was published under a number.
+#[derive(Clone, Debug)]
+pub struct Published {
+    number: u64,
+    manifest: Manifest,
+}
+
+impl Published {
+    /// The dataset in the store that it was read from.
+    pub fn open<'a>(&self, store: &'a dyn ObjectStore) -> Dataset<'a> {
+        Dataset { store, number: self.number, manifest: self.manifest.clone() }
+    }
+}
+
 /// A history's key and encoded bytes, or why it cannot be read.
 pub type HistoryEntry = Result<(HistoryKey, Vec<u8>), BatchError>;
 
@@ -81,6 +95,11 @@ impl<'a> Dataset<'a> {
         Ok(Self { store, number, manifest })
     }
 
+    /// The dataset without its store, to be opened again.
+    pub fn into_published(self) -> Published {
+        Published { number: self.number, manifest: self.manifest }
+    }
+
     /// Number of its manifest.
     pub fn number(&self) -> u64 {
         self.number
@@ -110,6 +129,29 @@ impl<'a> Dataset<'a> {
             .of_kind("interactions")
             .filter(|file| days.is_none_or(|days| day_of(file).is_some_and(|day| days.contains(&day))));
         Interactions { store: self.store, files: files.cloned().collect(), open: None, rows: Vec::new().into_iter() }
+    }
+
+    /// The clean interactions of one file ([`Dataset::paths`]).
+    pub fn interactions_of(&self, path: &str) -> Result<Interactions<'a>, BatchError> {
+        let file = self.file(path)?;
+        Ok(Interactions { store: self.store, files: [file].into(), open: None, rows: Vec::new().into_iter() })
+    }
+
+    /// The histories of one file ([`Dataset::paths`]), in order of key.
+    pub fn histories_of(&self, path: &str) -> Result<Box<dyn Iterator<Item = HistoryEntry>>, BatchError> {
+        Ok(read_histories(self.store, &self.file(path)?))
+    }
+
+    /// Paths of the files of one kind: `interactions`, `catalog`, `users`, `histories` or `quarantine`.
+    pub fn paths(&self, kind: &str) -> Vec<&str> {
+        self.manifest.files.iter().filter(|file| file.kind == kind).map(|file| file.path.as_str()).collect()
+    }
+
+    pub(crate) fn file(&self, path: &str) -> Result<DataFile, BatchError> {
+        let found = self.manifest.files.iter().find(|file| file.path == path);
+        found.cloned().ok_or_else(|| BatchError::Records {
+            problem: format!("dataset {} has no file {path:?}: list its files again", self.number),
+        })
     }
 
     /// All histories: key and encoded bytes (`anabranch_events::codec`). Within a file in order of key; files hold

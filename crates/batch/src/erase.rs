@@ -46,6 +46,10 @@ const REDACTED: &str = "the reason held erased data; run `anabranch etl` again t
 const PERSONAL: [&str; 4] = ["histories", "interactions", "users", "quarantine"];
 /// Folder of the lists for all users.
 const BULK: &str = "bulk";
+/// Folder of embeddings as files, `embeddings/<version>/users-….parquet` among them.
+const EMBEDDINGS: &str = "embeddings";
+/// Says that a folder of embeddings is whole; without it the next run writes them again.
+const WRITTEN: &str = "written.json";
 
 /// What was removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -59,8 +63,8 @@ pub struct Erased {
     pub users: u64,
     /// Entries of the quarantine.
     pub quarantined: u64,
-    /// Objects with lists for all users: all of them, since every list names its user. `recommend --all` makes them
-    /// again.
+    /// Objects with lists for all users, or with users' embeddings: all of them, since every list and every embedding
+    /// names its user. `recommend --all` makes the lists again, the nightly job both.
     pub bulk_objects: u64,
 }
 
@@ -138,7 +142,10 @@ pub fn erase_owner(
 }
 
 fn erase_bulk(store: &dyn ObjectStore) -> Result<u64, BatchError> {
-    let objects = store.list(BULK)?;
+    let names_users = |name: &str| name.starts_with("users-") || name == WRITTEN;
+    let mut objects = store.list(EMBEDDINGS)?;
+    objects.retain(|object| names_users(object.path.name()));
+    objects.extend(store.list(BULK)?);
     for object in &objects {
         store.delete(&object.path)?;
     }

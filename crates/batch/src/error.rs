@@ -109,6 +109,15 @@ pub enum BatchError {
         /// What the encoder said.
         detail: String,
     },
+    /// A stage was given what another one did not give it.
+    #[error("records: {problem}")]
+    Records {
+        /// What is wrong and what to do.
+        problem: String,
+    },
+    /// Whoever takes the rows wants no more.
+    #[error("the reader of the rows stopped before their end")]
+    Stopped,
     /// The object store failed.
     #[error(transparent)]
     Lake(#[from] LakeError),
@@ -121,7 +130,7 @@ impl BatchError {
             Self::Mapping { .. } | Self::Input { .. } | Self::NoRows { .. } | Self::FilesFailed { .. } => {
                 ErrorKind::FixInput
             }
-            Self::NewerFormat { .. } => ErrorKind::FixInput,
+            Self::NewerFormat { .. } | Self::Records { .. } => ErrorKind::FixInput,
             Self::Unreconciled { .. } | Self::Encode { .. } => ErrorKind::Bug,
             Self::Scratch { source, .. } => match source.kind() {
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Full,
@@ -129,7 +138,7 @@ impl BatchError {
             },
             Self::Corrupt { .. } => ErrorKind::Corrupt,
             Self::NoDataset => ErrorKind::NotFound,
-            Self::Raced { .. } => ErrorKind::Retry,
+            Self::Raced { .. } | Self::Stopped => ErrorKind::Retry,
             Self::Lake(error) => error.kind(),
         }
     }

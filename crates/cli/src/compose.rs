@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anabranch_batch::dataset::Dataset;
+use anabranch_batch::etl::erased_floors;
 use anabranch_batch::input::InputOptions;
 use anabranch_batch::mapping::Mapping;
 use anabranch_events::erasure::{ErasedName, ErasureKey, KEY_BYTES};
@@ -194,18 +195,7 @@ impl Context {
 
     /// Floors of forgotten owners, from the lake's erasure table.
     pub(crate) fn lake_floors(lake: &dyn ObjectStore) -> Result<HashMap<ErasedName, i64>, Failure> {
-        let mut floors = HashMap::new();
-        for object in lake.list("erasures")? {
-            let name = object.path.name().to_owned();
-            let parsed = name.strip_suffix(".json").and_then(|stem| {
-                let (name, floor) = stem.split_once('.')?;
-                Some((ErasedName::parse(name)?, floor.parse::<i64>().ok()?))
-            });
-            let Some((name, floor)) = parsed else { continue };
-            let held = floors.entry(name).or_insert(floor);
-            *held = (*held).max(floor);
-        }
-        Ok(floors)
+        Ok(erased_floors(lake)?)
     }
 
     /// Records floors in the lake's erasure table: create-only objects whose names say everything.

@@ -1,8 +1,10 @@
-//! The Gramian `Σ y yᵀ` of factor rows, in `f64` over fixed blocks of rows.
+//! The Gramian `Σ y yᵀ` of factor rows, in `f64` over fixed groups of fixed blocks of rows.
 //!
-//! A product of two `f32` is exact in `f64`, so each entry is a plain sum in row order inside a block, and the
-//! blocks are summed in order: the number of threads and the instruction set cannot change a bit. The error against
-//! the exact sum is at most `(rows) × 2⁻⁵³ × Σ |y||y|`, far below the `f32` rounding that follows.
+//! A product of two `f32` is exact in `f64`, so each entry is a plain sum in row order inside a block; the blocks of a
+//! group are summed in order, and so are the groups. The number of threads and the instruction set cannot change a bit,
+//! and neither can who computes a block: several machines may share the work ([`gramian_blocks`], [`gramian_sums`]), each
+//! sending one matrix for every group that it holds. The error against the exact sum is at most
+//! `(rows) × 2⁻⁵³ × Σ |y||y|`, far below the `f32` rounding that follows.
 
 use crate::blocked::{ShapeError, check_shape};
 use crate::isa::{Kernels, dispatch};
@@ -11,6 +13,9 @@ use rayon::prelude::*;
 
 /// Rows in one block of the sum; part of the definition of the result.
 pub const GRAMIAN_ROWS_PER_BLOCK: usize = 1024;
+
+/// Blocks in one group of the sum; part of the definition of the result.
+pub const GRAMIAN_BLOCKS_PER_GROUP: usize = 64;
 
 /// Partial sums held at once: bounds memory to 32 × dim² × 8 bytes (32 MiB at 360 dimensions).
 const BLOCKS_PER_WAVE: usize = 32;
@@ -22,30 +27,66 @@ const ROWS: usize = 4;
 
 /// `Σ y yᵀ` of `rows`, `[n × dim]` row-major, as a full symmetric `[dim × dim]` matrix.
 pub fn gramian(kernels: Kernels, rows: &[f32], dim: usize) -> Result<Vec<f64>, ShapeError> {
-    let count = rows.len().checked_div(dim).unwrap_or(0);
-    check_shape(count, dim, count * dim, rows.len())?;
+    check_rows(rows, dim)?;
     let mut sum = vec![0.0; dim * dim];
-    for wave in rows.chunks(BLOCKS_PER_WAVE * GRAMIAN_ROWS_PER_BLOCK * dim) {
-        let partials: Vec<Vec<f64>> = wave
-            .par_chunks(GRAMIAN_ROWS_PER_BLOCK * dim)
-            .map(|block| {
-                let mut partial = vec![0.0; dim * dim];
-                block_gramian(kernels, block, dim, &mut partial);
-                partial
-            })
-            .collect();
-        for partial in partials {
-            for (total, part) in sum.iter_mut().zip(partial) {
-                *total += part;
+    for group in rows.chunks(GRAMIAN_BLOCKS_PER_GROUP * GRAMIAN_ROWS_PER_BLOCK * dim) {
+        let mut of_group = vec![0.0; dim * dim];
+        for wave in group.chunks(BLOCKS_PER_WAVE * GRAMIAN_ROWS_PER_BLOCK * dim) {
+            for partial in blocks_of(kernels, wave, dim) {
+                add(&mut of_group, &partial);
             }
         }
-    }
-    for p in 0..dim {
-        for q in 0..p {
-            sum[p * dim + q] = sum[q * dim + p];
-        }
+        add(&mut sum, &of_group);
     }
     Ok(sum)
+}
+
+/// `Σ y yᵀ` of each block of `rows` (`[n × dim]` row-major), `[blocks × dim × dim]`, each full and symmetric. The first
+/// row begins a block of the whole matrix; only the whole matrix's last block may be shorter.
+pub fn gramian_blocks(kernels: Kernels, rows: &[f32], dim: usize) -> Result<Vec<f64>, ShapeError> {
+    check_rows(rows, dim)?;
+    Ok(blocks_of(kernels, rows, dim).concat())
+}
+
+/// Sums of `per_sum` matrices each (the last of what is left), in order: blocks to groups with
+/// [`GRAMIAN_BLOCKS_PER_GROUP`], groups to the Gramian with their number. `matrices` is `[m × dim × dim]`.
+pub fn gramian_sums(matrices: &[f64], dim: usize, per_sum: usize) -> Result<Vec<f64>, ShapeError> {
+    let size = dim.saturating_mul(dim);
+    let count = matrices.len().checked_div(size).unwrap_or(0);
+    check_shape(count, dim, count * size, matrices.len())?;
+    let mut sums = Vec::with_capacity(count.div_ceil(per_sum.max(1)) * size);
+    for chunk in matrices.chunks(per_sum.max(1).saturating_mul(size)) {
+        let mut sum = vec![0.0; size];
+        chunk.chunks_exact(size).for_each(|matrix| add(&mut sum, matrix));
+        sums.extend(sum);
+    }
+    Ok(sums)
+}
+
+fn check_rows(rows: &[f32], dim: usize) -> Result<(), ShapeError> {
+    let count = rows.len().checked_div(dim).unwrap_or(0);
+    check_shape(count, dim, count * dim, rows.len())
+}
+
+fn blocks_of(kernels: Kernels, rows: &[f32], dim: usize) -> Vec<Vec<f64>> {
+    rows.par_chunks(GRAMIAN_ROWS_PER_BLOCK * dim)
+        .map(|block| {
+            let mut partial = vec![0.0; dim * dim];
+            block_gramian(kernels, block, dim, &mut partial);
+            for p in 0..dim {
+                for q in 0..p {
+                    partial[p * dim + q] = partial[q * dim + p];
+                }
+            }
+            partial
+        })
+        .collect()
+}
+
+fn add(sum: &mut [f64], part: &[f64]) {
+    for (sum, part) in sum.iter_mut().zip(part) {
+        *sum += part;
+    }
 }
 
 dispatch! {

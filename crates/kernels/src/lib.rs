@@ -35,7 +35,7 @@ mod tests;
 pub use blocked::{BlockedFactors, BlockedView, LANES, Rows, ShapeError};
 pub use bounds::{Norms, Scale};
 pub use cholesky::NotPositiveDefinite;
-pub use gramian::{GRAMIAN_ROWS_PER_BLOCK, gramian};
+pub use gramian::{GRAMIAN_BLOCKS_PER_GROUP, GRAMIAN_ROWS_PER_BLOCK, gramian, gramian_blocks, gramian_sums};
 pub use isa::{Isa, Kernels};
 pub use normal::{BaseMatrix, NormalEquations};
 pub use prefetch::prefetch;

@@ -129,6 +129,26 @@ impl NormalEquations {
         );
     }
 
+    /// Length of [`Self::save`]'s array.
+    pub const fn state_len(&self) -> usize {
+        (self.dim + 1) * self.stride
+    }
+
+    /// Copies the system as accumulated so far to `state` ([`Self::state_len`] values), to go on later where
+    /// [`Self::restore`] puts it back. The chains of multiply-adds go on as if nothing had come between.
+    pub fn save(&self, state: &mut [f32]) {
+        let (matrix, right_side) = state.split_at_mut(self.dim * self.stride);
+        matrix.copy_from_slice(self.matrix.as_slice());
+        right_side.copy_from_slice(self.right_side.as_slice());
+    }
+
+    /// Puts back what [`Self::save`] copied from a system of the same dimensions.
+    pub fn restore(&mut self, state: &[f32]) {
+        let (matrix, right_side) = state.split_at(self.dim * self.stride);
+        self.matrix.as_mut_slice().copy_from_slice(matrix);
+        self.right_side.as_mut_slice().copy_from_slice(right_side);
+    }
+
     /// Factorises `A = UᵀU` in place; the system must be [`reset`](Self::reset) before rows are added again.
     pub fn factorise(&mut self) -> Result<(), NotPositiveDefinite> {
         cholesky::factorise(self.kernels, self.matrix.as_mut_slice(), self.inverse_diagonal.as_mut_slice(), self.dim)

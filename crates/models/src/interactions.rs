@@ -19,9 +19,9 @@ pub struct Row<'a> {
     pub weights: &'a [f32],
 }
 
-impl Row<'_> {
+impl<'a> Row<'a> {
     /// The entries in order.
-    pub fn entries(&self) -> impl ExactSizeIterator<Item = (u32, f32)> + Clone {
+    pub fn entries(&self) -> impl ExactSizeIterator<Item = (u32, f32)> + Clone + use<'a> {
         self.items.iter().copied().zip(self.weights.iter().copied())
     }
 
@@ -36,12 +36,71 @@ impl Row<'_> {
     }
 }
 
+/// Rows as somebody else holds them: a matrix `[rows × items]`, or consecutive rows of a larger one. Checked once, by
+/// the same rules as [`Interactions`]; nothing is copied.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SparseRows<'a> {
+    item_count: usize,
+    row_offsets: &'a [u64],
+    items: &'a [u32],
+    weights: &'a [f32],
+}
+
+impl<'a> SparseRows<'a> {
+    /// Rows whose entries begin and end at `row_offsets` (one for each row and one more; the first need not be 0).
+    pub fn new(
+        item_count: usize,
+        row_offsets: &'a [u64],
+        items: &'a [u32],
+        weights: &'a [f32],
+    ) -> Result<Self, InteractionsError> {
+        if items.len() != weights.len() {
+            return Err(InteractionsError::Lengths { items: items.len(), weights: weights.len() });
+        }
+        let bounded = row_offsets.last().is_some_and(|end| *end <= items.len() as u64);
+        if !bounded || !row_offsets.is_sorted() {
+            return Err(InteractionsError::Offsets { entries: items.len() });
+        }
+        let rows = Self { item_count, row_offsets, items, weights };
+        for row in 0..rows.len() {
+            check_row(rows.row(row).entries(), item_count).map_err(|fault| fault.at(row, item_count))?;
+        }
+        Ok(rows)
+    }
+
+    /// The number of rows.
+    pub const fn len(&self) -> usize {
+        self.row_offsets.len() - 1
+    }
+
+    /// Whether there is no row.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The number of columns.
+    pub const fn items(&self) -> usize {
+        self.item_count
+    }
+
+    /// The number of entries.
+    pub fn entries(&self) -> usize {
+        (self.row_offsets[self.len()] - self.row_offsets[0]) as usize
+    }
+
+    /// The row at `row`, which must be below [`Self::len`].
+    pub fn row(&self, row: usize) -> Row<'a> {
+        let range = self.row_offsets[row] as usize..self.row_offsets[row + 1] as usize;
+        Row { items: &self.items[range.clone()], weights: &self.weights[range] }
+    }
+}
+
 /// Rows that are not a valid matrix.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InteractionsError {
     /// The offsets do not start at 0, descend, or do not end at the number of entries.
-    #[error("row offsets must ascend from 0 to the {entries} entries")]
+    #[error("row offsets must ascend from 0 to the {entries} entries, one for each row and one more")]
     Offsets {
         /// Entries given.
         entries: usize,
@@ -93,18 +152,33 @@ impl Interactions {
         if u32::try_from(item_count).is_err() {
             return Err(InteractionsError::TooManyItems { item_count });
         }
-        if items.len() != weights.len() {
-            return Err(InteractionsError::Lengths { items: items.len(), weights: weights.len() });
-        }
-        let bounded = row_offsets.first() == Some(&0) && row_offsets.last() == Some(&(items.len() as u64));
-        if !bounded || !row_offsets.is_sorted() {
+        if row_offsets.first() != Some(&0) || row_offsets.last() != Some(&(items.len() as u64)) {
+            // Unequal lengths are the better word on the same mistake.
+            SparseRows::new(item_count, &[0], &items, &weights)?;
             return Err(InteractionsError::Offsets { entries: items.len() });
         }
-        let matrix = Self { item_count, row_offsets, items, weights };
-        for row in 0..matrix.users() {
-            check_row(matrix.row(row).entries(), item_count).map_err(|fault| fault.at(row, item_count))?;
+        SparseRows::new(item_count, &row_offsets, &items, &weights)?;
+        Ok(Self { item_count, row_offsets, items, weights })
+    }
+
+    /// Offsets, items and weights, given away.
+    pub fn into_parts(self) -> (Vec<u64>, Vec<u32>, Vec<f32>) {
+        (self.row_offsets, self.items, self.weights)
+    }
+
+    /// Offsets, items and weights as they lie.
+    pub(crate) fn parts(&self) -> (&[u64], &[u32], &[f32]) {
+        (&self.row_offsets, &self.items, &self.weights)
+    }
+
+    /// The same rows, borrowed.
+    pub fn view(&self) -> SparseRows<'_> {
+        SparseRows {
+            item_count: self.item_count,
+            row_offsets: &self.row_offsets,
+            items: &self.items,
+            weights: &self.weights,
         }
-        Ok(matrix)
     }
 
     /// Collects rows of `(item, weight)`.
@@ -145,8 +219,7 @@ impl Interactions {
 
     /// The row of `user`, which must be below [`Self::users`].
     pub fn row(&self, user: usize) -> Row<'_> {
-        let range = self.row_offsets[user] as usize..self.row_offsets[user + 1] as usize;
-        Row { items: &self.items[range.clone()], weights: &self.weights[range] }
+        self.view().row(user)
     }
 
     /// The rows in order.

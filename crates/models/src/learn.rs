@@ -11,7 +11,7 @@ use anabranch_kernels::Kernels;
 use serde::{Deserialize, Serialize};
 
 use crate::ials::{self, IalsModel, IalsSettings, TrainError};
-use crate::neighbours::{NeighboursError, NeighboursSettings, neighbours};
+use crate::neighbours::{Neighbours, NeighboursError, NeighboursSettings, neighbours};
 use crate::snapshot::{Catalogue, SnapshotContents, SnapshotMeta, WriteError};
 use crate::trend::{Demand, TrendError, TrendSettings};
 use crate::{Blend, BlendError, Interactions, popularity};
@@ -158,7 +158,46 @@ pub fn learn(
 ) -> Result<Learned, LearnError> {
     settings.blend.check()?;
     let model = ials::train(kernels, rows, index.ids(), &settings.ials, progress)?;
-    let neighbours = neighbours(rows, &settings.neighbours)?;
+    let parts = Parts {
+        item_factors: &model.item_factors,
+        item_gramian: &model.item_gramian,
+        neighbours: &neighbours(rows, &settings.neighbours)?,
+        popularity: &popularity(rows),
+        trend: &provenance.demand.map_or_else(|| vec![1.0; index.len()], Demand::trend),
+        user_count: rows.users() as u64,
+        interaction_count: rows.len() as u64,
+    };
+    let snapshot = snapshot(index, settings, provenance, &parts)?;
+    Ok(Learned { model, snapshot })
+}
+
+/// What was learned, part by part: on one machine or on many.
+#[derive(Clone, Copy, Debug)]
+pub struct Parts<'a> {
+    /// `[items × dim]` row-major.
+    pub item_factors: &'a [f32],
+    /// Their Gramian, `[dim × dim]`.
+    pub item_gramian: &'a [f64],
+    /// The neighbours of each item.
+    pub neighbours: &'a Neighbours,
+    /// Summed weight of each item.
+    pub popularity: &'a [f32],
+    /// Trend of each item; what the provenance says of demand does not matter here.
+    pub trend: &'a [f32],
+    /// Rows of the training matrix.
+    pub user_count: u64,
+    /// Its entries.
+    pub interaction_count: u64,
+}
+
+/// The snapshot's bytes from its parts: equal parts give equal bytes.
+pub fn snapshot(
+    index: &ItemIndex,
+    settings: &LearnSettings,
+    provenance: &Provenance<'_>,
+    parts: &Parts<'_>,
+) -> Result<Vec<u8>, LearnError> {
+    settings.blend.check()?;
     let meta = SnapshotMeta {
         version: format!("as-of-{}", provenance.as_of_ms),
         created_ms: provenance.as_of_ms,
@@ -167,9 +206,9 @@ pub fn learn(
         neighbours: settings.neighbours,
         blend: settings.blend,
         trend: settings.trend,
-        user_count: rows.users() as u64,
+        user_count: parts.user_count,
         item_count: index.len() as u64,
-        interaction_count: rows.len() as u64,
+        interaction_count: parts.interaction_count,
         event_settings: serde_json::to_value(provenance.events).map_err(WriteError::Meta)?,
         metrics: provenance.metrics.clone(),
     };
@@ -179,13 +218,12 @@ pub fn learn(
         meta: &meta,
         item_ids: &ids,
         item_hashes: &index.hashes,
-        item_factors: &model.item_factors,
-        item_gramian: &model.item_gramian,
-        neighbours: &neighbours,
-        popularity: &popularity(rows),
-        trend: &provenance.demand.map_or_else(|| vec![1.0; index.len()], Demand::trend),
+        item_factors: parts.item_factors,
+        item_gramian: parts.item_gramian,
+        neighbours: parts.neighbours,
+        popularity: parts.popularity,
+        trend: parts.trend,
         catalogue: (!titles.is_empty()).then_some(Catalogue { titles: &titles, categories: &categories }),
     };
-    let snapshot = contents.to_bytes()?;
-    Ok(Learned { model, snapshot })
+    Ok(contents.to_bytes()?)
 }

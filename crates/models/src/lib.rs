@@ -23,10 +23,13 @@ mod trend;
 mod testing;
 
 pub use anabranch_kernels::{Isa, K_MAX, Kernels, Scored};
-pub use interactions::{Interactions, InteractionsError, Row};
+pub use interactions::{Interactions, InteractionsError, Row, SparseRows};
 pub use model::{Hide, Model, ModelError};
-pub use neighbours::{Neighbours, NeighboursError, NeighboursSettings, neighbours};
-pub use popularity::{popularity, popularity_order};
+pub use neighbours::{
+    Neighbourhood, Neighbours, NeighboursError, NeighboursSettings, UserRows, cap_rows, item_squares, neighbours,
+    user_scales,
+};
+pub use popularity::{popularity, popularity_of, popularity_order};
 pub use recommender::{Blend, BlendError, Explanation, Part, PartKind, Query, RecommendError, Recommender, Scratch};
 pub use snapshot::{Snapshot, SnapshotMeta};
 pub use trend::{Demand, TrendError, TrendSettings};

@@ -15,6 +15,12 @@ pub fn popularity(interactions: &Interactions) -> Vec<f32> {
     sums.into_iter().map(|sum| (sum as f32).min(f32::MAX)).collect()
 }
 
+/// The popularity of one item from its weights in order of its users, so that any items may be summed anywhere.
+pub fn popularity_of(weights: &[f32]) -> f32 {
+    let sum = weights.iter().fold(0.0, |sum, weight| sum + f64::from(*weight));
+    (sum as f32).min(f32::MAX)
+}
+
 /// All items from the most popular to the least, ties by index.
 pub fn popularity_order(popularity: &[f32]) -> Vec<u32> {
     let mut list: Vec<Scored> = (0..).zip(popularity).filter_map(|(item, score)| Scored::new(item, *score)).collect();
@@ -25,8 +31,17 @@ pub fn popularity_order(popularity: &[f32]) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::{popularity, popularity_order};
+    use super::{popularity, popularity_of, popularity_order};
     use crate::Interactions;
+    use crate::testing::random_interactions;
+
+    #[test]
+    fn items_summed_apart_have_the_same_bits() {
+        let matrix = random_interactions(300, 20, 9, 4);
+        let by_item = matrix.transpose().unwrap();
+        let apart: Vec<f32> = by_item.rows().map(|users| popularity_of(users.weights)).collect();
+        assert_eq!(apart, popularity(&matrix));
+    }
 
     #[test]
     fn weights_add_up_and_ties_keep_the_index_order() {

@@ -100,6 +100,18 @@ impl Demand {
         self.counts.retain(|_| used.next().copied().unwrap_or(false));
     }
 
+    /// The counts of each item, of late and for longer, in steps of 2⁻³²: whole numbers, so that those of several machines
+    /// add up to those of one.
+    pub fn counts(&self) -> &[[u64; 2]] {
+        &self.counts
+    }
+
+    /// Demand with these counts, one pair for each item.
+    pub fn from_counts(counts: Vec<[u64; 2]>, as_of_ms: i64, settings: TrendSettings) -> Result<Self, TrendError> {
+        settings.check()?;
+        Ok(Self { as_of_ms, settings, counts })
+    }
+
     /// `T` of each item; positive and finite.
     pub fn trend(&self) -> Vec<f32> {
         let total = |which: usize| self.counts.iter().map(|counts| u128::from(counts[which])).sum::<u128>() as f64;

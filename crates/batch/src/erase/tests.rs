@@ -45,9 +45,12 @@ fn shop() -> World {
     world.file("items.csv", "ITEM_ID,TITLE\ni1,One\ni2,Two\n");
     world.file("users.csv", "USER_ID,AGE\nzara,33\nu1,20\nu99,20\n");
     world.run().unwrap();
-    for name in ["recommendations.jsonl.zst", "recommendations.parquet"] {
-        world.store.put(&ObjectPath::new(format!("bulk/m1/{name}")).unwrap(), b"zara").unwrap();
+    let lists =
+        ["bulk/m1/recommendations.jsonl.zst", "bulk/m1/recommendations.parquet", "embeddings/m1/users-00000.parquet"];
+    for path in lists.into_iter().chain(["embeddings/m1/written.json"]) {
+        world.store.put(&ObjectPath::new(path).unwrap(), b"zara").unwrap();
     }
+    world.store.put(&ObjectPath::new("embeddings/m1/items-00000.parquet").unwrap(), b"items stay").unwrap();
     world
 }
 
@@ -62,7 +65,7 @@ fn unpacked(store: &dyn ObjectStore) -> Vec<u8> {
     for (path, bytes) in tree(store) {
         all.extend_from_slice(path.as_bytes());
         all.extend_from_slice(&bytes);
-        if path.starts_with("bulk/") {
+        if path.starts_with("bulk/") || path.starts_with("embeddings/") {
             continue;
         }
         if path.ends_with(".zst") {
@@ -115,9 +118,10 @@ fn nothing_of_hers_is_left_and_nothing_of_others_changes() {
     };
 
     let erased = erase_owner(store, &zara(), world.folder.path()).unwrap();
-    assert_eq!(erased, Erased { interactions: 4, histories: 2, users: 1, quarantined: 4, bulk_objects: 2 });
+    assert_eq!(erased, Erased { interactions: 4, histories: 2, users: 1, quarantined: 4, bulk_objects: 4 });
     assert!(!names(store, "zara") && !names(store, "zs1"));
     assert!(names(store, "zarathustra"), "somebody else");
+    assert!(tree(store).contains_key("embeddings/m1/items-00000.parquet"), "an item's embedding is nobody's");
 
     let mut expected = before;
     let hers = |row: &Interaction| row.user.as_deref() == Some("zara") || row.session.as_deref() == Some("zs1");
@@ -137,7 +141,8 @@ fn nothing_of_hers_is_left_and_nothing_of_others_changes() {
     let dataset = Dataset::current(store).unwrap();
     let now = dataset.report();
     now.check().unwrap();
-    assert_eq!((dataset.number(), tree(store).len()), (2, dataset.manifest().files.len() + 2));
+    // Beside the dataset's files there are two manifests and the items' embeddings.
+    assert_eq!((dataset.number(), tree(store).len()), (2, dataset.manifest().files.len() + 3));
     assert_eq!(now.interactions.read, report.interactions.read);
     assert_eq!(now.interactions.clean, report.interactions.clean - 4);
     assert_eq!(now.interactions.quarantined, report.interactions.quarantined - 3, "the file's entry is in no book");
@@ -183,7 +188,7 @@ fn nobody_strangers_and_an_empty_store() {
     let stranger = BTreeSet::from([user("nobody-here"), session("u1")]);
     let erased = erase_owner(&world.store, &stranger, world.folder.path()).unwrap();
     // The quarantine cannot tell a session from a user; everything else can.
-    assert_eq!(erased, Erased { quarantined: 1, bulk_objects: 2, ..Erased::default() });
+    assert_eq!(erased, Erased { quarantined: 1, bulk_objects: 4, ..Erased::default() });
     let empty = MemoryStore::new();
     assert_eq!(erase_owner(&empty, &zara(), world.folder.path()).unwrap(), Erased::default());
     assert!(tree(&empty).is_empty());

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::publish::Publisher;
-use super::row::{RowRef, owner_hash, put_attributes};
+use super::row::{RowRef, put_attributes};
 use super::shuffle::{Spill, partition_count};
 use crate::BatchError;
 use crate::input::{Cell, Columns, InputFile, Want, Wanted};
@@ -168,10 +168,6 @@ pub(crate) fn put_item(out: &mut Vec<u8>, id: &str, order: i64, payload: &[u8]) 
     put_attributes(out, id, order, payload);
 }
 
-pub(crate) fn item_hash(id: &str) -> u64 {
-    owner_hash(false, id.as_bytes())
-}
-
 /// The table of items.
 pub(crate) fn items_table() -> Table {
     Table::new(
@@ -195,11 +191,20 @@ pub(crate) fn write_items(
     table: &Table,
     publisher: &Publisher<'_>,
 ) -> Result<(u64, u64), BatchError> {
-    let bytes = spill.partition(partition)?;
+    publish_items(&spill.partition(partition)?, table, publisher, &|detail| spill.corrupt(detail))
+}
+
+/// Writes these items' rows; returns (items, replaced rows).
+pub(crate) fn publish_items(
+    bytes: &[u8],
+    table: &Table,
+    publisher: &Publisher<'_>,
+    corrupt: &dyn Fn(&str) -> BatchError,
+) -> Result<(u64, u64), BatchError> {
     let mut rows = Vec::new();
-    let mut rest = bytes.as_slice();
+    let mut rest = bytes;
     while !rest.is_empty() {
-        let (row, tail) = RowRef::split(rest).ok_or_else(|| spill.corrupt("an item is cut short"))?;
+        let (row, tail) = RowRef::split(rest).ok_or_else(|| corrupt("an item is cut short"))?;
         rows.push(row);
         rest = tail;
     }
@@ -212,7 +217,7 @@ pub(crate) fn write_items(
         .iter()
         .map(|row| serde_json::from_slice::<ItemPayload<'_>>(row.payload()))
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| spill.corrupt(&error.to_string()))?;
+        .map_err(|error| corrupt(&error.to_string()))?;
     let items: Vec<_> = last.iter().zip(&payloads).collect();
     if !items.is_empty() {
         let mut groups = items.chunks(GROUP_ROWS);

@@ -17,7 +17,7 @@ use crate::BatchError;
 use crate::tables::{Column, GROUP_ROWS, Table, TextBuilder};
 
 /// Bytes of rows in one file at most (encoded as in the shuffle).
-const FILE_BYTES: u64 = 64 << 20;
+pub(crate) const FILE_BYTES: u64 = 64 << 20;
 /// Bytes of buffered rows after which a partition's buffers are written out.
 const BUFFERED_BYTES_MAX: usize = 32 << 20;
 
@@ -87,25 +87,37 @@ impl Days {
         publisher: &Publisher<'_>,
     ) -> Result<u64, BatchError> {
         let bytes = self.spill.read(file.runs.iter().map(|run| (run.offset, run.bytes)))?;
-        let mut rows = Vec::with_capacity(bytes.len() / 32);
-        let mut rest = bytes.as_slice();
-        while !rest.is_empty() {
-            let (row, tail) = RowRef::split(rest).ok_or_else(|| self.spill.corrupt("a row is cut short"))?;
-            rows.push(row);
-            rest = tail;
-        }
-        // Stable: runs that are sorted already are merged, not sorted again.
-        rows.sort_by(|a, b| {
-            (a.owner_is_session(), a.owner(), a.position())
-                .cmp(&(b.owner_is_session(), b.owner(), b.position()))
-                .then_with(|| a.bytes().cmp(b.bytes()))
-        });
-        let mut groups = rows.chunks(GROUP_ROWS);
-        let encoded = table.encode(|| groups.next().map(|group| columns(group, types)))?;
-        let folder = format!("interactions/day={}", day_name(file.day));
-        publisher.put("interactions", &folder, ".parquet", &encoded, rows.len() as u64)?;
-        Ok(rows.len() as u64)
+        publish_day(file.day, &bytes, table, types, publisher, &|detail| self.spill.corrupt(detail))
     }
+}
+
+/// Writes one file of a day's rows, in order; returns their number.
+pub(crate) fn publish_day(
+    day: i64,
+    bytes: &[u8],
+    table: &Table,
+    types: &EventTypes,
+    publisher: &Publisher<'_>,
+    corrupt: &dyn Fn(&str) -> BatchError,
+) -> Result<u64, BatchError> {
+    let mut rows = Vec::with_capacity(bytes.len() / 32);
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let (row, tail) = RowRef::split(rest).ok_or_else(|| corrupt("a row is cut short"))?;
+        rows.push(row);
+        rest = tail;
+    }
+    // Stable: runs that are sorted already are merged, not sorted again.
+    rows.sort_by(|a, b| {
+        (a.owner_is_session(), a.owner(), a.position())
+            .cmp(&(b.owner_is_session(), b.owner(), b.position()))
+            .then_with(|| a.bytes().cmp(b.bytes()))
+    });
+    let mut groups = rows.chunks(GROUP_ROWS);
+    let encoded = table.encode(|| groups.next().map(|group| columns(group, types)))?;
+    let folder = format!("interactions/day={}", day_name(day));
+    publisher.put("interactions", &folder, ".parquet", &encoded, rows.len() as u64)?;
+    Ok(rows.len() as u64)
 }
 
 /// `2017-12-01` for days since 1970.

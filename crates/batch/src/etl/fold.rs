@@ -1,11 +1,14 @@
 //! The fold: one owner's rows become clean interactions and a history. The second of the two pure functions that hold
 //! all meaning of the ETL.
 //!
+//! A history kept from an earlier run joins (an incremental run folds what was clean then, with the new rows and that
+//! history, and reaches what a run over everything reaches).
+//!
 //! It equals `anabranch_events::history::apply_event` over the same events one by one, in any order (a property test
 //! says so, byte for byte): all rows reach the history, also those that lose against another row with the same event
 //! key, since they too may touch the seen set.
 
-use anabranch_events::{Alias, Entry, EventKey, EventTypes, History, HistoryKey};
+use anabranch_events::{Alias, Entry, EventKey, EventTypes, History, HistoryKey, codec};
 
 use super::row::{RowKind, RowRef};
 
@@ -79,6 +82,7 @@ pub fn fold_owner(owner: &HistoryKey, rows: &[RowRef<'_>], rules: &FoldRules<'_>
                 folded.attributes = Some(index as u32);
             }
             RowKind::Alias => {}
+            RowKind::History => touched = true,
         }
     }
     folded.clean = winners(&mut identities, rows, &mut folded.duplicates);
@@ -87,6 +91,9 @@ pub fn fold_owner(owner: &HistoryKey, rows: &[RowRef<'_>], rules: &FoldRules<'_>
         && busiest_day(&folded.clean, rows) > rules.bot_events_per_day_max as usize;
 
     let mut history = History::from_entries(entries, rules.types);
+    for row in rows.iter().filter(|row| row.kind() == RowKind::History) {
+        history.join(&codec::decode(row.payload(), rules.types).map_err(|_| DamagedRow)?, rules.types);
+    }
     if let Some(floor) = floor {
         history.erase(floor);
     }

@@ -1,7 +1,7 @@
 //! The ETL: map → shuffle by user → fold → days → publish.
 //!
 //! [`run`] is the story, read top to bottom. All meaning is in two pure functions, [`map::map_row`] and
-//! [`fold::fold_owner`]; the rest moves rows. Spark runs the same two with its own shuffle between them.
+//! [`fold::fold_owner`]; the rest moves rows. Spark runs the same two with its own shuffle between them, by [`stages`].
 //!
 //! Guaranteed: the books balance or nothing is published; the same input gives the same bytes, whatever the threads; a
 //! crash leaves the dataset that was there; memory follows the settings, not the input.
@@ -18,16 +18,19 @@ pub mod report;
 pub mod row;
 mod shuffle;
 mod sinks;
+pub mod stages;
 
 #[cfg(test)]
 mod real_data;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 
+use anabranch_events::erasure::ErasedName;
 use anabranch_events::{EventTypes, HistoryKey};
 use anabranch_stores::lake::ObjectStore;
 use serde::{Deserialize, Serialize};
@@ -40,10 +43,10 @@ use self::partition::{PartitionCounts, fold_partition};
 use self::quarantine::Quarantine;
 use self::report::{Counts, EtlReport, FileReport, HistoryCounts};
 use self::shuffle::{Spill, partition_count};
-use self::sinks::{Accounts, AttributeSink, MapSink};
+use self::sinks::{Accounts, AttributeSink, MapSink, SinkFiles};
 use crate::BatchError;
 use crate::input::{Columns, FileOutcome, InputFile, InputOptions, Reading, RowSink, read_rows, resolve};
-use crate::mapping::{Mapping, TableMapping};
+use crate::mapping::{InteractionsMapping, Mapping, TableMapping};
 
 pub(crate) use attributes::users_table;
 pub(crate) use days::interactions_table;
@@ -135,6 +138,21 @@ pub struct EtlOutcome {
     pub timings: Vec<(&'static str, f64)>,
 }
 
+/// Floors of forgotten owners, from the lake's erasure table: objects whose names say everything.
+pub fn erased_floors(lake: &dyn ObjectStore) -> Result<HashMap<ErasedName, i64>, BatchError> {
+    let mut floors = HashMap::new();
+    for object in lake.list("erasures")? {
+        let parsed = object.path.name().strip_suffix(".json").and_then(|stem| {
+            let (name, floor) = stem.split_once('.')?;
+            Some((ErasedName::parse(name)?, floor.parse::<i64>().ok()?))
+        });
+        let Some((name, floor)) = parsed else { continue };
+        let held = floors.entry(name).or_insert(floor);
+        *held = (*held).max(floor);
+    }
+    Ok(floors)
+}
+
 /// Runs the ETL and publishes the dataset to `store`.
 pub fn run(request: &EtlRequest<'_>, store: &dyn ObjectStore) -> Result<EtlOutcome, BatchError> {
     let mut timings = Timings { clock_s: request.clock_s, last: (request.clock_s)(), phases: Vec::new() };
@@ -181,20 +199,29 @@ pub fn run(request: &EtlRequest<'_>, store: &dyn ObjectStore) -> Result<EtlOutco
     timings.mark("write");
 
     // Publish: the books first, then one manifest.
-    let report = assemble(request, as_of_ms, tables, &folded, &written, items);
-    report.check()?;
-    if report.interactions.read == report.interactions.quarantined {
-        return Err(no_rows(&report));
-    }
-    let accepted = request.settings.keep_going || report.failed_files().next().is_none();
-    let published = if accepted {
-        Some(publisher.commit(&report)?.0)
-    } else {
-        publish::write_report(store, &report)?;
-        None
-    };
+    let judged = Judged { types: request.types, settings: request.settings, as_of_ms, until_ms: request.until_ms };
+    let tables = tables.into_iter().map(MappedTable::books).collect();
+    let report = assemble(&judged, tables, &folded, &written, items);
+    let published = publish_checked(publisher, &report, store)?;
     timings.mark("publish");
     Ok(EtlOutcome { report, published, timings: timings.phases })
+}
+
+/// Publishes if the books balance and the files were read, or failures are accepted.
+fn publish_checked(
+    publisher: Publisher<'_>,
+    report: &EtlReport,
+    store: &dyn ObjectStore,
+) -> Result<Option<Published>, BatchError> {
+    report.check()?;
+    if report.interactions.read == report.interactions.quarantined {
+        return Err(no_rows(report));
+    }
+    if report.settings.keep_going || report.failed_files().next().is_none() {
+        return Ok(Some(publisher.commit(report)?.0));
+    }
+    publish::write_report(store, report)?;
+    Ok(None)
 }
 
 fn no_rows(report: &EtlReport) -> BatchError {
@@ -257,6 +284,41 @@ struct MappedTable {
     accounts: Accounts,
 }
 
+impl MappedTable {
+    fn books(self) -> TableBooks {
+        let lines = self.files.iter().zip(self.outcomes).zip(self.accounts.files);
+        let files = lines.map(|((file, outcome), line)| file_line(self.name, file, outcome, &line)).collect();
+        let by_reason =
+            self.accounts.by_reason.into_iter().map(|(reason, count)| (reason.as_str().to_owned(), count)).collect();
+        TableBooks { name: self.name, files, by_reason }
+    }
+}
+
+fn file_line(table: &str, file: &InputFile, outcome: FileOutcome, counted: &FileReport) -> FileReport {
+    FileReport {
+        table: table.to_owned(),
+        file: file.name.clone(),
+        bytes: file.size,
+        failed: outcome.failed,
+        ..counted.clone()
+    }
+}
+
+/// The books of one table: its files, and the refused rows by reason.
+struct TableBooks {
+    name: &'static str,
+    files: Vec<FileReport>,
+    by_reason: BTreeMap<String, u64>,
+}
+
+/// What rows were judged by.
+struct Judged<'a> {
+    types: &'a EventTypes,
+    settings: &'a EtlSettings,
+    as_of_ms: i64,
+    until_ms: Option<i64>,
+}
+
 fn map_interactions(
     request: &EtlRequest<'_>,
     inputs: &Inputs,
@@ -265,17 +327,24 @@ fn map_interactions(
     quarantine: &Quarantine,
 ) -> Result<MappedTable, BatchError> {
     let mapping = &request.mapping.interactions;
+    let constant_type = constant_type(mapping, request.types)?;
+    let files = SinkFiles { files: &inputs.interactions, first: 0 };
+    let sinks = (0..request.threads.max(1))
+        .map(|_| MapSink::new(rules, constant_type, spill.writer(), files, quarantine))
+        .collect();
+    read_table(request, "interactions", &inputs.interactions, &map::interaction_columns(mapping), sinks)
+}
+
+/// The event type of every row, if the mapping names one; it must be in the settings.
+fn constant_type<'a>(mapping: &'a InteractionsMapping, types: &EventTypes) -> Result<Option<&'a str>, BatchError> {
     let constant_type = mapping.event_type.as_deref();
-    if let Some(name) = constant_type.filter(|name| request.types.code(name).is_none()) {
-        let known: Vec<&str> = request.types.types().iter().map(|t| &*t.name).collect();
+    if let Some(name) = constant_type.filter(|name| types.code(name).is_none()) {
+        let known: Vec<&str> = types.types().iter().map(|t| &*t.name).collect();
         let problem =
             format!("[interactions] event_type {name:?} is not in the settings, which name: {}", known.join(", "));
         return Err(BatchError::Mapping { problem });
     }
-    let sinks = (0..request.threads.max(1))
-        .map(|_| MapSink::new(rules, constant_type, spill.writer(), &inputs.interactions, quarantine))
-        .collect();
-    read_table(request, "interactions", &inputs.interactions, &map::interaction_columns(mapping), sinks)
+    Ok(constant_type)
 }
 
 fn map_attributes(
@@ -291,8 +360,9 @@ fn map_attributes(
         return Ok(MappedTable { name, files: Vec::new(), outcomes: Vec::new(), accounts: Accounts::default() });
     };
     let plan = AttributePlan::new(table, mapping);
+    let sink_files = SinkFiles { files, first: 0 };
     let sinks = (0..request.threads.max(1))
-        .map(|_| AttributeSink::new(table, &plan, spill.writer(), files, quarantine))
+        .map(|_| AttributeSink::new(table, &plan, spill.writer(), sink_files, quarantine))
         .collect();
     read_table(request, name, files, &plan.columns, sinks)
 }
@@ -430,7 +500,7 @@ fn fold(
 struct Written {
     rows: u64,
     days: u64,
-    range: Option<(i64, i64)>,
+    range: Option<(String, String)>,
 }
 
 fn write_days(request: &EtlRequest<'_>, days: &Days, publisher: &Publisher<'_>) -> Result<Written, BatchError> {
@@ -446,25 +516,25 @@ fn write_days(request: &EtlRequest<'_>, days: &Days, publisher: &Publisher<'_>) 
         Ok(rows)
     };
     let rows = on_threads(request.threads, files.len(), job, |sum: &mut u64, part| *sum += part)?;
+    let range = range.map(|(first, last)| (days::day_name(first), days::day_name(last)));
     Ok(Written { rows, days: day_count, range })
 }
 
 fn assemble(
-    request: &EtlRequest<'_>,
-    as_of_ms: i64,
-    tables: Vec<MappedTable>,
+    judged: &Judged<'_>,
+    tables: Vec<TableBooks>,
     folded: &PartitionCounts,
     written: &Written,
     (item_count, items_replaced): (u64, u64),
 ) -> EtlReport {
     let mut report = EtlReport {
         format: publish::FORMAT,
-        as_of_ms,
-        until_ms: request.until_ms,
-        settings: request.settings.clone(),
+        as_of_ms: judged.as_of_ms,
+        until_ms: judged.until_ms,
+        settings: judged.settings.clone(),
         days: written.days,
-        first_day: written.range.map(|(first, _)| days::day_name(first)),
-        last_day: written.range.map(|(_, last)| days::day_name(last)),
+        first_day: written.range.as_ref().map(|(first, _)| first.clone()),
+        last_day: written.range.as_ref().map(|(_, last)| last.clone()),
         active_users: folded.active_users,
         bots: folded.bots,
         histories: HistoryCounts {
@@ -478,18 +548,14 @@ fn assemble(
     for table in tables {
         let mut counts = Counts::default();
         let mut after_cut_over = 0;
-        for ((file, outcome), mut line) in table.files.iter().zip(table.outcomes).zip(table.accounts.files) {
-            table.name.clone_into(&mut line.table);
-            line.file.clone_from(&file.name);
-            line.bytes = file.size;
-            line.failed = outcome.failed;
+        for line in table.files {
             counts.read += line.read;
             counts.quarantined += line.quarantined;
             after_cut_over += line.after_cut_over;
             report.files.push(line);
         }
-        for (reason, count) in table.accounts.by_reason {
-            *report.quarantined_by_reason.entry(reason.as_str().to_owned()).or_default() += count;
+        for (reason, count) in table.by_reason {
+            *report.quarantined_by_reason.entry(reason).or_default() += count;
         }
         match table.name {
             "interactions" => {
@@ -510,7 +576,7 @@ fn assemble(
             }
         }
     }
-    for (event_type, count) in request.types.types().iter().zip(&folded.by_event_type) {
+    for (event_type, count) in judged.types.types().iter().zip(&folded.by_event_type) {
         report.clean_by_event_type.insert(event_type.name.to_string(), *count);
     }
     report

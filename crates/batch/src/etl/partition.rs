@@ -1,11 +1,12 @@
 //! Folding one partition: put its rows in order, fold each owner, pass on what comes out.
 
-use anabranch_events::{HistoryKey, codec};
-use anabranch_stores::history_file::HistoryFileWriter;
+use anabranch_events::{EventTypes, HistoryKey, codec};
+use anabranch_stores::history_file::{HistoryFileError, HistoryFileWriter};
+use serde::{Deserialize, Serialize};
 
 use super::attributes::UserRows;
 use super::days::Days;
-use super::fold::{FoldRules, Folded, fold_owner};
+use super::fold::{DamagedRow, FoldRules, Folded, fold_owner};
 use super::publish::Publisher;
 use super::row::{RowKind, RowRef, owner_hash};
 use super::shuffle::Spill;
@@ -13,7 +14,8 @@ use crate::BatchError;
 use crate::tables::Table;
 
 /// What folding a partition found.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct PartitionCounts {
     pub(crate) clean: u64,
     pub(crate) duplicates: u64,
@@ -110,16 +112,42 @@ pub(crate) fn fold_partition(
 ) -> Result<PartitionCounts, BatchError> {
     let bytes = spill.partition(number)?;
     let (rows, owners) = in_order(&bytes, spill)?;
-    let damaged = || spill.corrupt("a row holds no valid text");
-    let encode = |detail: String| BatchError::Encode { what: "histories", detail };
-    let mut counts = PartitionCounts { by_event_type: vec![0; rules.types.types().len()], ..Default::default() };
+    let damaged = |_: DamagedRow| spill.corrupt("a row holds no valid text");
     let mut writer = days.writer(number as u32);
-    let mut histories = HistoryFileWriter::new(Vec::new()).map_err(|error| encode(error.to_string()))?;
-    let mut users = UserRows::default();
+    let mut fold = PartitionFold::new(rules.types)?;
     for (from, to) in owners {
-        let rows = &rows[from..to];
-        let owner = rows[0].owner_key().ok_or_else(damaged)?;
-        let folded = fold_owner(&owner, rows, rules).map_err(|_| damaged())?;
+        fold.owner(&rows[from..to], rules, &damaged, &mut |row| writer.push(row))?;
+    }
+    writer.flush()?;
+    fold.publish(number, users_table, publisher)
+}
+
+/// The fold of one partition as it grows, owner by owner in ascending order of their keys.
+#[derive(Debug)]
+pub(crate) struct PartitionFold {
+    counts: PartitionCounts,
+    histories: HistoryFileWriter<Vec<u8>>,
+    users: UserRows,
+}
+
+impl PartitionFold {
+    pub(crate) fn new(types: &EventTypes) -> Result<Self, BatchError> {
+        let counts = PartitionCounts { by_event_type: vec![0; types.types().len()], ..Default::default() };
+        Ok(Self { counts, histories: HistoryFileWriter::new(Vec::new()).map_err(encode)?, users: UserRows::default() })
+    }
+
+    /// Folds one owner, whose rows are in order; its clean rows go to `clean`.
+    pub(crate) fn owner<'r>(
+        &mut self,
+        rows: &[RowRef<'r>],
+        rules: &FoldRules<'_>,
+        damaged: &dyn Fn(DamagedRow) -> BatchError,
+        clean: &mut dyn FnMut(RowRef<'r>) -> Result<(), BatchError>,
+    ) -> Result<(), BatchError> {
+        let Some(first) = rows.first() else { return Ok(()) };
+        let owner = first.owner_key().ok_or_else(|| damaged(DamagedRow))?;
+        let folded = fold_owner(&owner, rows, rules).map_err(damaged)?;
+        let counts = &mut self.counts;
         counts.clean += folded.clean.len() as u64;
         counts.duplicates += folded.duplicates;
         counts.erased += folded.erased;
@@ -128,24 +156,39 @@ pub(crate) fn fold_partition(
         for &index in &folded.clean {
             let row = rows[index as usize];
             counts.by_event_type[usize::from(row.event_type())] += 1;
-            writer.push(row)?;
+            clean(row)?;
         }
         if let Some(history) = &folded.history {
             let encoded = codec::encode(history, rules.types);
-            histories.push(&owner, &encoded).map_err(|error| encode(error.to_string()))?;
+            self.histories.push(&owner, &encoded).map_err(encode)?;
             counts.entries += history.len() as u64;
             counts.history_bytes += encoded.len() as u64;
         }
-        note_owner(&owner, &folded, rows, &mut counts, &mut users);
+        note_owner(&owner, &folded, rows, counts, &mut self.users);
+        Ok(())
     }
-    writer.flush()?;
-    if counts.user_histories + counts.session_histories > 0 {
-        let file = histories.finish().map_err(|error| encode(error.to_string()))?;
+
+    /// Publishes the histories and users of partition `number`.
+    pub(crate) fn publish(
+        self,
+        number: usize,
+        users_table: &Table,
+        publisher: &Publisher<'_>,
+    ) -> Result<PartitionCounts, BatchError> {
+        let Self { counts, histories, users } = self;
         let count = counts.user_histories + counts.session_histories;
-        publisher.put("histories", "histories", &format!("-{number:05}.hist"), &file, count)?;
+        if count > 0 {
+            let file = histories.finish().map_err(encode)?;
+            publisher.put("histories", "histories", &format!("-{number:05}.hist"), &file, count)?;
+        }
+        users.publish(users_table, publisher)?;
+        Ok(counts)
     }
-    users.publish(users_table, publisher)?;
-    Ok(counts)
+}
+
+#[allow(clippy::needless_pass_by_value)] // the shape that `map_err` takes
+fn encode(error: HistoryFileError) -> BatchError {
+    BatchError::Encode { what: "histories", detail: error.to_string() }
 }
 
 fn note_owner(

@@ -74,6 +74,16 @@ impl<'a> Publisher<'a> {
         Ok(Self { store, existing, files: Mutex::new(Vec::new()) })
     }
 
+    /// One that looks nothing up before: every file is created, or found to be there.
+    pub(crate) fn blind(store: &'a dyn ObjectStore) -> Self {
+        Self { store, existing: BTreeMap::new(), files: Mutex::new(Vec::new()) }
+    }
+
+    /// The files written or kept so far; they are another publisher's from now on.
+    pub(crate) fn take_files(&self) -> Vec<DataFile> {
+        std::mem::take(&mut *self.files.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Writes a file under `folder/<digest><suffix>`; `folder` may carry a name's beginning after its last `/`.
     pub(crate) fn put(
         &self,

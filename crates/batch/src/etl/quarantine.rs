@@ -17,7 +17,7 @@ use crate::BatchError;
 use crate::input::{Place, RAW_BYTES_MAX};
 
 /// Bytes of JSON in one quarantine file before compression.
-const FILE_BYTES: usize = 32 << 20;
+pub(crate) const FILE_BYTES: usize = 32 << 20;
 
 /// Code of an entry that stands for a whole file.
 pub const FILE_CODE: &str = "file";
@@ -84,7 +84,7 @@ impl Quarantined {
 }
 
 /// Where a block of entries belongs: (table, file, unit).
-type BlockKey = (u8, u32, u32);
+pub(crate) type BlockKey = (u8, u32, u32);
 
 /// Entries on disk.
 #[derive(Debug)]
@@ -120,15 +120,19 @@ impl Quarantine {
             lines.extend(self.spill.read(std::iter::once((*offset, *bytes)))?);
             rest = tail;
             if lines.len() >= FILE_BYTES || rest.is_empty() {
-                let count = memchr::memchr_iter(b'\n', &lines).count() as u64;
-                let packed = compress(&lines)?;
-                publisher.put("quarantine", "quarantine", &format!("-{number:05}.jsonl.zst"), &packed, count)?;
+                publish_lines(publisher, number, &lines)?;
                 lines.clear();
                 number += 1;
             }
         }
         Ok(())
     }
+}
+
+/// Publishes file `number` of the quarantine; files are read in order of their numbers.
+pub(crate) fn publish_lines(publisher: &Publisher<'_>, number: u32, lines: &[u8]) -> Result<(), BatchError> {
+    let count = memchr::memchr_iter(b'\n', lines).count() as u64;
+    publisher.put("quarantine", "quarantine", &format!("-{number:05}.jsonl.zst"), &compress(lines)?, count)
 }
 
 /// The bytes of a file of `lines`.

@@ -4,7 +4,7 @@
 //! carries no version. Order of rows is defined by [`RowRef::position`] and, last, by the bytes themselves, so that the
 //! fold sees one order whatever the threads did.
 
-use anabranch_events::{Entry, Event, EventKey, HistoryKey, ItemKey};
+use anabranch_events::{Entry, Event, EventKey, EventTypes, HistoryKey, ItemKey};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 const OWNER_IS_SESSION: u8 = 1;
@@ -12,10 +12,11 @@ const HAS_SESSION: u8 = 2;
 const HAS_VALUE: u8 = 4;
 const ALIAS: u8 = 8;
 const ATTRIBUTES: u8 = 16;
+const HISTORY: u8 = 32;
 const HEAD_BYTES: usize = 21;
 const SEED_SHUFFLE: u64 = 0x0073_6875_6666_6c65; // "shuffle"
 
-/// One row in its encoded form: an event, a session's alias, or a user's attributes.
+/// One row in its encoded form: an event, a session's alias, a user's attributes, or a history to join.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RowRef<'a> {
     bytes: &'a [u8],
@@ -30,6 +31,8 @@ pub enum RowKind {
     Alias,
     /// Attributes of the owner; the payload is JSON, the time field the order among several.
     Attributes,
+    /// A history of the owner, kept from an earlier run; the payload is its bytes.
+    History,
 }
 
 fn put_id(out: &mut Vec<u8>, id: &str) {
@@ -89,6 +92,18 @@ pub fn put_alias(out: &mut Vec<u8>, session: &str, user: &str, time_ms: i64, eve
 pub(crate) fn put_attributes(out: &mut Vec<u8>, owner: &str, order: i64, payload: &[u8]) {
     head(out, ATTRIBUTES, 0, [short(owner), 0, 0], order, 0);
     put_id(out, owner);
+    put_payload(out, payload);
+}
+
+/// Appends a history (its encoded bytes) that `owner`'s joins.
+pub(crate) fn put_history(out: &mut Vec<u8>, owner: &HistoryKey, history: &[u8]) {
+    let flags = HISTORY | if matches!(owner, HistoryKey::Session(_)) { OWNER_IS_SESSION } else { 0 };
+    head(out, flags, 0, [short(owner.id()), 0, 0], 0, 0);
+    put_id(out, owner.id());
+    put_payload(out, history);
+}
+
+fn put_payload(out: &mut Vec<u8>, payload: &[u8]) {
     out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
     out.extend_from_slice(payload);
 }
@@ -103,7 +118,7 @@ impl<'a> RowRef<'a> {
     pub fn split(bytes: &'a [u8]) -> Option<(Self, &'a [u8])> {
         let head = bytes.get(..HEAD_BYTES)?;
         let mut length = Self::ids_at(head[0]) + usize::from(head[2]) + 1;
-        if head[0] & ATTRIBUTES != 0 {
+        if head[0] & (ATTRIBUTES | HISTORY) != 0 {
             let payload = bytes.get(length..length + 4)?;
             length += 4 + u32::from_le_bytes(payload.try_into().ok()?) as usize;
         } else {
@@ -120,6 +135,11 @@ impl<'a> RowRef<'a> {
         HEAD_BYTES + if flags & HAS_VALUE == 0 { 0 } else { 4 }
     }
 
+    /// Whether these settings know the row's event type: rows of another run may not be folded.
+    pub fn is_known(self, types: &EventTypes) -> bool {
+        self.kind() != RowKind::Event || usize::from(self.event_type()) < types.types().len()
+    }
+
     /// The encoded row.
     pub fn bytes(self) -> &'a [u8] {
         self.bytes
@@ -127,9 +147,10 @@ impl<'a> RowRef<'a> {
 
     /// What the row says.
     pub fn kind(self) -> RowKind {
-        match self.bytes[0] & (ALIAS | ATTRIBUTES) {
+        match self.bytes[0] & (ALIAS | ATTRIBUTES | HISTORY) {
             0 => RowKind::Event,
             ALIAS => RowKind::Alias,
+            HISTORY => RowKind::History,
             _ => RowKind::Attributes,
         }
     }
@@ -166,7 +187,7 @@ impl<'a> RowRef<'a> {
         (self.bytes[0] & HAS_SESSION != 0).then(|| &self.bytes[self.after_owner() + usize::from(self.bytes[3]) + 1..])
     }
 
-    /// The attributes.
+    /// The attributes, or the history's bytes.
     pub fn payload(self) -> &'a [u8] {
         &self.bytes[self.after_owner() + 4..]
     }

@@ -1,5 +1,6 @@
-//! Where rows go: the map's sink (events into the shuffle), the attributes' sink, and a plain visitor for replays. All
-//! keep the accounts of what they saw.
+//! Where rows go: the map's sink (events into a shuffle), the attributes' sink, and a plain visitor for replays. All
+//! keep the accounts of what they saw. The shuffle and the quarantine are the local ones, or those of an engine that
+//! runs the [stages](super::stages) apart.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -8,9 +9,9 @@ use std::path::Path;
 use anabranch_events::{Event, EventTypes, Fields, Rejection, RejectionCode};
 
 use super::Accounting;
-use super::attributes::{AttributePlan, AttributeTable, item_hash, put_item, row_order};
+use super::attributes::{AttributePlan, AttributeTable, put_item, row_order};
 use super::map::{MapRules, Mapped, fields, interaction_columns, map_row};
-use super::quarantine::{Quarantine, Quarantined};
+use super::quarantine::{BlockKey, Quarantine, Quarantined};
 use super::report::FileReport;
 use super::row::{owner_hash, put_alias, put_attributes, put_event};
 use super::shuffle::SpillWriter;
@@ -47,75 +48,116 @@ impl Accounts {
     }
 }
 
+/// A shuffle that rows are put into.
+pub(crate) trait RowsOut: Send {
+    /// Takes the row that `put` appends, which belongs to `owner`.
+    fn row(&mut self, is_session: bool, owner: &str, put: impl FnOnce(&mut Vec<u8>)) -> Result<(), BatchError>;
+
+    /// All rows were put.
+    fn finish(&mut self) -> Result<(), BatchError>;
+}
+
+impl RowsOut for SpillWriter<'_> {
+    fn row(&mut self, is_session: bool, owner: &str, put: impl FnOnce(&mut Vec<u8>)) -> Result<(), BatchError> {
+        let partition = self.partition_of(owner_hash(is_session, owner.as_bytes()));
+        self.push(partition, put)
+    }
+
+    fn finish(&mut self) -> Result<(), BatchError> {
+        SpillWriter::finish(self)
+    }
+}
+
+/// Where lines of the quarantine go.
+pub(crate) trait RefusalsOut: Send {
+    /// Takes the lines of one unit of a file.
+    fn refused(&mut self, key: BlockKey, lines: &[u8]) -> Result<(), BatchError>;
+}
+
+impl RefusalsOut for &Quarantine {
+    fn refused(&mut self, key: BlockKey, lines: &[u8]) -> Result<(), BatchError> {
+        self.add(key, lines)
+    }
+}
+
+/// The files of a sink: places count from the first of these, which is the table's file number `first`.
+#[derive(Clone, Copy)]
+pub(crate) struct SinkFiles<'a> {
+    pub(crate) files: &'a [InputFile],
+    pub(crate) first: u32,
+}
+
 /// Refused rows of the unit being read, and the accounts.
-struct Desk<'a> {
+struct Desk<'a, Q> {
     table: (u8, &'static str),
-    files: &'a [InputFile],
-    quarantine: &'a Quarantine,
+    files: SinkFiles<'a>,
+    quarantine: Q,
     accounts: Accounts,
     unit: Option<Place>,
     lines: Vec<u8>,
 }
 
-impl<'a> Desk<'a> {
-    fn new(table: (u8, &'static str), files: &'a [InputFile], quarantine: &'a Quarantine) -> Self {
+impl<'a, Q: RefusalsOut> Desk<'a, Q> {
+    fn new(table: (u8, &'static str), files: SinkFiles<'a>, quarantine: Q) -> Self {
         Self { table, files, quarantine, accounts: Accounts::default(), unit: None, lines: Vec::new() }
     }
 
     fn refuse(&mut self, place: Place, rejection: &Rejection, raw: &[u8]) {
         self.accounts.file(place).quarantined += 1;
         *self.accounts.by_reason.entry(rejection.code).or_default() += 1;
-        let file = &self.files[place.file as usize].name;
+        let file = &self.files.files[place.file as usize].name;
         Quarantined::row(self.table.1, file, place, rejection, raw).put(&mut self.lines);
         self.unit = Some(place);
     }
 
     fn unit_done(&mut self) -> Result<(), BatchError> {
         if let Some(place) = self.unit.take() {
-            self.quarantine.add((self.table.0, place.file, place.unit), &self.lines)?;
+            self.quarantine.refused((self.table.0, self.files.first + place.file, place.unit), &self.lines)?;
             self.lines.clear();
         }
         Ok(())
     }
 }
 
-/// Maps interaction rows into the shuffle.
-pub(crate) struct MapSink<'a> {
+/// Maps interaction rows into a shuffle.
+pub(crate) struct MapSink<'a, O, Q> {
     rules: &'a MapRules<'a>,
     constant_type: Option<&'a str>,
-    spill: SpillWriter<'a>,
-    desk: Desk<'a>,
+    out: O,
+    desk: Desk<'a, Q>,
 }
 
-impl<'a> MapSink<'a> {
+impl<'a, O: RowsOut, Q: RefusalsOut> MapSink<'a, O, Q> {
     pub(crate) fn new(
         rules: &'a MapRules<'a>,
         constant_type: Option<&'a str>,
-        spill: SpillWriter<'a>,
-        files: &'a [InputFile],
-        quarantine: &'a Quarantine,
+        out: O,
+        files: SinkFiles<'a>,
+        quarantine: Q,
     ) -> Self {
-        Self { rules, constant_type, spill, desk: Desk::new((0, "interactions"), files, quarantine) }
+        Self { rules, constant_type, out, desk: Desk::new((0, "interactions"), files, quarantine) }
+    }
+
+    /// Where rows and refusals go.
+    pub(crate) fn parts(&mut self) -> (&mut O, &mut Q) {
+        (&mut self.out, &mut self.desk.quarantine)
     }
 }
 
-/// Sends an event to its owner's partition and, if it names user and session, an alias to the session's.
-fn spill_event(event: &Event<'_>, spill: &mut SpillWriter<'_>) -> Result<(), BatchError> {
-    let (is_session, owner) = match (&event.user, &event.session) {
-        (Some(user), _) => (false, user),
-        (None, Some(session)) => (true, session),
-        (None, None) => return Ok(()),
-    };
-    let partition = spill.partition_of(owner_hash(is_session, owner.as_bytes()));
-    spill.push(partition, |out| put_event(out, event))?;
-    if let (Some(user), Some(session)) = (&event.user, &event.session) {
-        let partition = spill.partition_of(owner_hash(true, session.as_bytes()));
-        spill.push(partition, |out| put_alias(out, session, user, event.time_ms, event.key))?;
+/// Sends an event to its owner and, if it names user and session, an alias to the session.
+pub(crate) fn put_rows(event: &Event<'_>, out: &mut impl RowsOut) -> Result<(), BatchError> {
+    match (&event.user, &event.session) {
+        (Some(user), None) => out.row(false, user, |bytes| put_event(bytes, event)),
+        (None, Some(session)) => out.row(true, session, |bytes| put_event(bytes, event)),
+        (Some(user), Some(session)) => {
+            out.row(false, user, |bytes| put_event(bytes, event))?;
+            out.row(true, session, |bytes| put_alias(bytes, session, user, event.time_ms, event.key))
+        }
+        (None, None) => Ok(()),
     }
-    Ok(())
 }
 
-impl RowSink for MapSink<'_> {
+impl<O: RowsOut, Q: RefusalsOut> RowSink for MapSink<'_, O, Q> {
     fn row<'r>(
         &mut self,
         place: Place,
@@ -130,7 +172,7 @@ impl RowSink for MapSink<'_> {
         }
         self.desk.accounts.file(place).read += 1;
         match map_row(fields, self.rules) {
-            Ok(Mapped::Event(event)) => spill_event(&event, &mut self.spill),
+            Ok(Mapped::Event(event)) => put_rows(&event, &mut self.out),
             Ok(Mapped::AfterCutOver) => {
                 self.desk.accounts.file(place).after_cut_over += 1;
                 Ok(())
@@ -153,35 +195,40 @@ impl RowSink for MapSink<'_> {
     }
 }
 
-impl Accounting for MapSink<'_> {
+impl<O: RowsOut, Q: RefusalsOut> Accounting for MapSink<'_, O, Q> {
     fn finish(mut self) -> Result<Accounts, BatchError> {
-        self.spill.finish()?;
+        self.out.finish()?;
         Ok(self.desk.accounts)
     }
 }
 
-/// Sends rows of attributes to the partition of their id.
-pub(crate) struct AttributeSink<'a> {
+/// Sends rows of attributes to their id.
+pub(crate) struct AttributeSink<'a, O, Q> {
     table: AttributeTable,
     plan: &'a AttributePlan,
-    spill: SpillWriter<'a>,
-    desk: Desk<'a>,
+    out: O,
+    desk: Desk<'a, Q>,
 }
 
-impl<'a> AttributeSink<'a> {
+impl<'a, O: RowsOut, Q: RefusalsOut> AttributeSink<'a, O, Q> {
     pub(crate) fn new(
         table: AttributeTable,
         plan: &'a AttributePlan,
-        spill: SpillWriter<'a>,
-        files: &'a [InputFile],
-        quarantine: &'a Quarantine,
+        out: O,
+        files: SinkFiles<'a>,
+        quarantine: Q,
     ) -> Self {
         let number = if table == AttributeTable::Items { 1 } else { 2 };
-        Self { table, plan, spill, desk: Desk::new((number, table.name()), files, quarantine) }
+        Self { table, plan, out, desk: Desk::new((number, table.name()), files, quarantine) }
+    }
+
+    /// Where rows and refusals go.
+    pub(crate) fn parts(&mut self) -> (&mut O, &mut Q) {
+        (&mut self.out, &mut self.desk.quarantine)
     }
 }
 
-impl RowSink for AttributeSink<'_> {
+impl<O: RowsOut, Q: RefusalsOut> RowSink for AttributeSink<'_, O, Q> {
     fn row<'r>(
         &mut self,
         place: Place,
@@ -192,13 +239,11 @@ impl RowSink for AttributeSink<'_> {
         self.desk.accounts.file(place).read += 1;
         match self.plan.read(cells, others) {
             Ok((id, payload)) => {
-                let order = row_order(place.file, place.offset);
+                let order = row_order(self.desk.files.first + place.file, place.offset);
                 if self.table == AttributeTable::Items {
-                    let partition = self.spill.partition_of(item_hash(&id));
-                    self.spill.push(partition, |out| put_item(out, &id, order, &payload))
+                    self.out.row(false, &id, |bytes| put_item(bytes, &id, order, &payload))
                 } else {
-                    let partition = self.spill.partition_of(owner_hash(false, id.as_bytes()));
-                    self.spill.push(partition, |out| put_attributes(out, &id, order, &payload))
+                    self.out.row(false, &id, |bytes| put_attributes(bytes, &id, order, &payload))
                 }
             }
             Err(rejection) => {
@@ -219,9 +264,9 @@ impl RowSink for AttributeSink<'_> {
     }
 }
 
-impl Accounting for AttributeSink<'_> {
+impl<O: RowsOut, Q: RefusalsOut> Accounting for AttributeSink<'_, O, Q> {
     fn finish(mut self) -> Result<Accounts, BatchError> {
-        self.spill.finish()?;
+        self.out.finish()?;
         Ok(self.desk.accounts)
     }
 }

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::dataset::Dataset;
 
-const AS_OF: i64 = 1_750_000_000_000;
+pub(crate) const AS_OF: i64 = 1_750_000_000_000;
 
 pub(crate) struct World {
     pub(crate) folder: TempDir,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use anabranch_stores::lake::{ObjectStore, StoreOptions, open_store};
+use anabranch_stores::lake::{ObjectPath, ObjectStore, StoreOptions, open_store};
 
 use super::{Compression, Format, InputFile, Location};
 use crate::BatchError;
@@ -46,6 +46,30 @@ pub fn resolve(options: &InputOptions, patterns: &[String], optional: bool) -> R
         }
     }
     Ok(found.into_values().collect())
+}
+
+impl InputFile {
+    /// Where it lies: a path or an `s3://` URL, with which [`InputFile::at`] finds it again, on another machine too.
+    pub fn place(&self) -> String {
+        match &self.location {
+            Location::Local(path) => path.to_string_lossy().into_owned(),
+            // Remote files carry their whole URL as their name.
+            Location::Remote(..) => self.name.clone(),
+        }
+    }
+
+    /// A file that [`resolve`] found before.
+    pub fn at(place: &str, name: &str, size: u64, modified_ms: i64, store: &StoreOptions) -> Result<Self, BatchError> {
+        let location = match place.strip_prefix("s3://") {
+            None => Location::Local(PathBuf::from(place)),
+            Some(rest) => {
+                let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+                let store = open_store(&format!("s3://{bucket}"), store)?;
+                Location::Remote(Arc::from(store), ObjectPath::new(key)?)
+            }
+        };
+        Ok(Self { format: format_of(name), name: name.to_owned(), size, modified_ms, location })
+    }
 }
 
 /// If the data location is one file, the default interaction pattern means that file, whatever its name.

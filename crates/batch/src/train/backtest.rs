@@ -12,7 +12,7 @@ use anabranch_events::settings::QUOTA_MAX;
 use anabranch_events::{EventSettings, EventTypes, History, HistoryKey, ItemKey};
 use anabranch_models::learn::{ItemIndex, LearnError, LearnSettings, Provenance, learn};
 use anabranch_models::{Demand, Interactions, Kernels, Recommender, Snapshot, popularity};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 use super::{TrainError, TrainProgress, TrainingSettings};
@@ -21,7 +21,7 @@ use crate::dataset::Dataset;
 const DAY_MS: i64 = 86_400_000;
 
 /// Who made the lists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Subject {
     /// The model.
@@ -33,7 +33,7 @@ pub enum Subject {
 }
 
 /// One line of the table.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BacktestRow {
     /// Quota of every class, or none for the settings' own.

@@ -2,6 +2,7 @@
 //!
 //! | file | what lives there |
 //! |---|---|
+//! | [`stages`] | the rows in stages, for an engine with a shuffle of its own |
 //! | [`rows`] | the dataset's histories as rows: bots left out, sessions joined to their users, k-core |
 //! | [`backtest`] | the global time split and the table of figures |
 //! | [`embeddings`] | item and user vectors into the vector database |
@@ -30,6 +31,7 @@ pub mod backtest;
 pub mod bulk;
 pub mod embeddings;
 pub mod rows;
+pub mod stages;
 
 pub use backtest::{BacktestRow, Subject};
 
@@ -137,6 +139,12 @@ pub enum TrainError {
         /// Why.
         source: anabranch_events::CodecError,
     },
+    /// A key is none.
+    #[error("{key:?} is no key of a history: u or s, then an id of 1 to 256 bytes")]
+    Key {
+        /// What was given.
+        key: String,
+    },
     /// Learning.
     #[error(transparent)]
     Learn(#[from] LearnError),
@@ -162,7 +170,9 @@ impl TrainError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Batch(error) => error.kind(),
-            Self::Settings(_) | Self::Empty { .. } | Self::Learn(_) | Self::Rows(_) => ErrorKind::FixInput,
+            Self::Settings(_) | Self::Empty { .. } | Self::Key { .. } | Self::Learn(_) | Self::Rows(_) => {
+                ErrorKind::FixInput
+            }
             Self::History { .. } | Self::Model(_) => ErrorKind::Corrupt,
             Self::Evaluate(_) => ErrorKind::Bug,
             Self::Registry(error) => error.kind(),

@@ -5,7 +5,9 @@
 //! only here; so is what falls out of the k-core.
 
 use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
 
+use anabranch_events::history::effective;
 use anabranch_events::wire::time::parse_time_ms;
 use anabranch_events::{EventTypes, History, HistoryKey, codec};
 use anabranch_models::learn::{ItemIndex, LearnError};
@@ -23,7 +25,7 @@ pub struct TrainingRows {
     pub index: ItemIndex,
     /// What the users wanted of late and for longer.
     pub demand: Demand,
-    /// Whose row is whose, in the order of the rows.
+    /// Whose row is whose, in the order of the rows: ascending by their bytes.
     pub keys: Vec<HistoryKey>,
     /// Newest entry of any history, milliseconds since 1970.
     pub newest_ms: i64,
@@ -38,26 +40,13 @@ pub fn from_histories(
     let bots: HashSet<String> = dataset.users()?.into_iter().filter(|user| user.is_bot).map(|user| user.id).collect();
     let index = ItemIndex::new(item_ids(dataset)?)?;
     let mut demand = Demand::new(index.len(), end_ms(dataset)?, trend).map_err(LearnError::from)?;
-    let sessions = owned_sessions(dataset, types)?;
     let mut keys = Vec::new();
     let mut rows = Vec::new();
     let mut newest_ms = i64::MIN;
-    for entry in dataset.histories() {
-        let (key, bytes) = entry?;
-        let mut history = decode(&key, &bytes, types)?;
-        match &key {
-            HistoryKey::User(user) if bots.contains(&**user) => continue,
-            HistoryKey::User(user) => {
-                let theirs: Vec<&History> = history
-                    .sessions()
-                    .filter_map(|(session, _)| sessions.get(&(user.clone(), session.into())))
-                    .collect();
-                for theirs in theirs {
-                    history.join(theirs, types);
-                }
-            }
-            HistoryKey::Session(_) if history.alias().is_some() => continue,
-            HistoryKey::Session(_) => {}
+    for entry in effective_histories(dataset, types)? {
+        let (key, history) = entry?;
+        if matches!(&key, HistoryKey::User(user) if bots.contains(&**user)) {
+            continue;
         }
         newest_ms = newest_ms.max(history.newest_ms().unwrap_or(i64::MIN));
         index.count_demand(&history, types, &mut demand);
@@ -67,9 +56,45 @@ pub fn from_histories(
             rows.push(row);
         }
     }
+    // A dense index is the rank of the key's bytes, so that a model does not depend on how the history files are cut.
+    let mut order: Vec<(HistoryKey, Vec<(u32, f32)>)> = keys.into_iter().zip(rows).collect();
+    order.sort_by_cached_key(|(key, _)| key.to_bytes());
+    let (mut keys, mut rows): (Vec<_>, Vec<_>) = order.into_iter().unzip();
     let settings = &dataset.report().settings;
     k_core(&mut keys, &mut rows, index.len(), settings.k_core_users as usize, settings.k_core_items as usize);
     compact(keys, rows, &index, demand, newest_ms)
+}
+
+/// The effective histories of users, and of sessions that are nobody's. A session that is known to be a user's has none of
+/// its own: it is joined into the user's.
+pub fn effective_histories<'a>(
+    dataset: &'a Dataset<'_>,
+    types: &'a EventTypes,
+) -> Result<impl Iterator<Item = Result<(HistoryKey, History), TrainError>> + 'a, TrainError> {
+    let sessions = owned_sessions(dataset, types)?;
+    Ok(dataset.histories().filter_map(move |entry| {
+        let found = entry.map_err(TrainError::from).and_then(|(key, bytes)| {
+            let history = decode(&key, &bytes, types)?;
+            Ok((key, history))
+        });
+        let (key, history) = match found {
+            Ok(found) => found,
+            Err(error) => return Some(Err(error)),
+        };
+        match &key {
+            HistoryKey::User(user) => {
+                let mut own = Some(history);
+                let mut get = |wanted: &HistoryKey| match wanted {
+                    HistoryKey::User(_) => Ok::<_, Infallible>(own.take()),
+                    HistoryKey::Session(session) => Ok(sessions.get(&(user.clone(), session.clone())).cloned()),
+                };
+                let Ok(joined) = effective(&key, types, &mut get);
+                joined.map(|history| Ok((key, history)))
+            }
+            HistoryKey::Session(_) if history.alias().is_some() => None,
+            HistoryKey::Session(_) => Some(Ok((key, history))),
+        }
+    }))
 }
 
 /// Histories by (user, session).
@@ -94,7 +119,7 @@ fn decode(key: &HistoryKey, bytes: &[u8], types: &EventTypes) -> Result<History,
 }
 
 /// The end of the last day that has interactions, milliseconds since 1970.
-pub(super) fn end_ms(dataset: &Dataset<'_>) -> Result<i64, TrainError> {
+pub fn end_ms(dataset: &Dataset<'_>) -> Result<i64, TrainError> {
     let days = dataset.days();
     let Some(last) = days.last() else { return Err(TrainError::Empty { problem: "no day has interactions" }) };
     let start_ms = parse_time_ms(last).ok_or(TrainError::Empty { problem: "the last day's name is no date" })?;

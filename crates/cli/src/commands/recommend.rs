@@ -2,6 +2,7 @@
 
 use anabranch_batch::dataset::Dataset;
 use anabranch_batch::train::bulk;
+use anabranch_batch::train::rows::effective_histories;
 use anabranch_events::history::effective;
 use anabranch_events::{History, HistoryKey, codec};
 use anabranch_server::answers::{self, ExplainAnswer, RecommendAnswer};
@@ -133,12 +134,7 @@ fn all(context: &Context, arguments: &RecommendArgs, length: usize) -> Result<()
         }
         Holder::Table(_) | Holder::Nobody => {
             let dataset = Dataset::current(&*lake)?;
-            let mut histories = dataset.histories().map(|entry| {
-                let (key, bytes) = entry?;
-                let history = codec::decode(&bytes, &context.types)
-                    .map_err(|e| Failure::of(ErrorKind::Corrupt, format!("{key}: {e}")))?;
-                Ok((key, history))
-            });
+            let mut histories = effective_histories(&dataset, &context.types)?.map(|entry| Ok(entry?));
             bulk::recommend_all::<Failure>(&*lake, &model, &mut histories, length, hide, &mut progress)?
         }
     };

@@ -37,6 +37,11 @@ impl FoldIn {
         })
     }
 
+    /// Dimensions of a factor.
+    pub fn dim(&self) -> usize {
+        self.base.dim()
+    }
+
     /// `λ (n + α₀ N)^ν` for a row of `n` distinct entries.
     pub fn ridge(&self, entries: usize) -> f32 {
         (self.regularisation * pow(entries as f64 + self.unobserved_count, self.frequency_exponent)) as f32
@@ -51,9 +56,25 @@ impl FoldIn {
         rows: Rows<'_>,
         entries: impl ExactSizeIterator<Item = (u32, f32)>,
     ) -> Result<(), FoldInError> {
-        system.reset(&self.base, self.ridge(entries.len()));
+        self.begin(system, entries.len());
         system.add_rows(rows, entries);
         Ok(system.factorise()?)
+    }
+
+    /// Starts the system of a row that has `entries` entries in all.
+    pub(super) fn begin(&self, system: &mut NormalEquations, entries: usize) {
+        system.reset(&self.base, self.ridge(entries));
+    }
+
+    /// Factorises and solves a system to which all entries were added.
+    pub(super) fn end(system: &mut NormalEquations, out: &mut [f32]) -> Result<(), FoldInError> {
+        system.factorise()?;
+        Self::finite(system, out)
+    }
+
+    fn finite(system: &mut NormalEquations, out: &mut [f32]) -> Result<(), FoldInError> {
+        system.solve(out);
+        if out.iter().all(|value| value.is_finite()) { Ok(()) } else { Err(FoldInError::NotFinite) }
     }
 
     /// The row's factors into `out`, `dim` values. An empty row has the zero vector.
@@ -69,10 +90,6 @@ impl FoldIn {
             return Ok(());
         }
         self.factorise(system, rows, entries)?;
-        system.solve(out);
-        if out.iter().any(|value| !value.is_finite()) {
-            return Err(FoldInError::NotFinite);
-        }
-        Ok(())
+        Self::finite(system, out)
     }
 }

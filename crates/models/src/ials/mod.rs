@@ -21,6 +21,7 @@
 //! number of threads nor the instruction set.
 
 mod fold_in;
+mod half_step;
 mod start;
 mod train;
 
@@ -28,6 +29,7 @@ mod train;
 mod tests;
 
 pub use fold_in::{FoldIn, FoldInError};
+pub use half_step::{BlockedHalfStep, HalfStepError, RowError, half_step, initial_factors};
 pub use train::{IalsModel, Progress, TrainError, train};
 
 use serde::{Deserialize, Serialize};

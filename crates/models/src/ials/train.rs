@@ -1,12 +1,8 @@
 //! The training loop: half-steps on all cores, ending with the users.
 
-use super::{FoldIn, FoldInError, IalsSettings, SettingError, start};
+use super::{FoldIn, FoldInError, HalfStepError, IalsSettings, RowError, SettingError, half_step, initial_factors};
 use crate::interactions::{Interactions, InteractionsError};
-use anabranch_kernels::{Kernels, NormalEquations, Rows, ShapeError, gramian};
-use rayon::prelude::*;
-
-/// Rows that one task solves; small enough that a few long rows do not leave a core idle.
-const ROWS_PER_TASK: usize = 32;
+use anabranch_kernels::{Kernels, Rows, ShapeError, gramian};
 
 /// How far training is, told after each half-step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +47,9 @@ pub enum TrainError {
     /// Factors grew past what `f32` holds.
     #[error(transparent)]
     Shape(#[from] ShapeError),
+    /// The arrays of a half-step do not fit each other.
+    #[error(transparent)]
+    HalfStep(HalfStepError),
 }
 
 /// Trained factors, row-major `f32`.
@@ -97,8 +96,7 @@ pub fn train<Id: AsRef<[u8]> + Sync>(
         return Err(TrainError::Empty);
     }
     let by_item = interactions.transpose()?;
-    let mut item_factors = vec![0.0_f32; items * dim];
-    item_factors.par_chunks_exact_mut(dim).zip(item_ids).for_each(|(row, id)| start::fill(settings, id.as_ref(), row));
+    let mut item_factors = initial_factors(settings, item_ids);
     let mut user_factors = vec![0.0_f32; users * dim];
 
     let total = 2 * settings.iterations + 1;
@@ -107,18 +105,18 @@ pub fn train<Id: AsRef<[u8]> + Sync>(
         progress(Progress { done: done.next().expect("the range has no end") + 1, total });
     };
     for _ in 0..settings.iterations {
-        half_step(kernels, settings, "user", interactions, &item_factors, &mut user_factors)?;
+        step_of(kernels, settings, "user", interactions, &item_factors, &mut user_factors)?;
         step(&mut progress);
-        half_step(kernels, settings, "item", &by_item, &user_factors, &mut item_factors)?;
+        step_of(kernels, settings, "item", &by_item, &user_factors, &mut item_factors)?;
         step(&mut progress);
     }
-    let item_gramian = half_step(kernels, settings, "user", interactions, &item_factors, &mut user_factors)?;
+    let item_gramian = step_of(kernels, settings, "user", interactions, &item_factors, &mut user_factors)?;
     step(&mut progress);
     Ok(IalsModel { settings: *settings, user_factors, item_factors, item_gramian })
 }
 
 /// Solves every row against `fixed` and returns the Gramian of `fixed`.
-fn half_step(
+fn step_of(
     kernels: Kernels,
     settings: &IalsSettings,
     side: &'static str,
@@ -126,28 +124,11 @@ fn half_step(
     fixed: &[f32],
     out: &mut [f32],
 ) -> Result<Vec<f64>, TrainError> {
-    let dim = settings.dim;
-    let gramian = gramian(kernels, fixed, dim)?;
-    let fold_in = FoldIn::new(settings, &gramian, fixed.len() / dim)?;
-    let blank = NormalEquations::new(kernels, dim)?;
-    // Rows are independent, so their assignment to threads cannot change a bit; of several errors the first by row
-    // order is kept, so that the report does not depend on it either.
-    out.par_chunks_mut(ROWS_PER_TASK * dim)
-        .enumerate()
-        .map_init(
-            || blank.clone(),
-            |system, (task, out)| {
-                for (position, out) in out.chunks_exact_mut(dim).enumerate() {
-                    let row = task * ROWS_PER_TASK + position;
-                    fold_in
-                        .solve(system, Rows::RowMajor(fixed), rows.row(row).entries(), out)
-                        .map_err(|source| TrainError::Row { side, row, source })?;
-                }
-                Ok(())
-            },
-        )
-        .collect::<Vec<Result<(), TrainError>>>()
-        .into_iter()
-        .collect::<Result<(), TrainError>>()?;
+    let gramian = gramian(kernels, fixed, settings.dim)?;
+    let fold_in = FoldIn::new(settings, &gramian, fixed.len() / settings.dim)?;
+    half_step(kernels, &fold_in, rows.view(), fixed, out).map_err(|error| match error {
+        HalfStepError::Row(RowError { row, source }) => TrainError::Row { side, row, source },
+        error => TrainError::HalfStep(error),
+    })?;
     Ok(gramian)
 }
