@@ -8,6 +8,7 @@ Contestants take turns, medians are printed, CPU seconds are counted: these mach
   latency   from receipt to the list being readable, at 1,000 events/s, beside this disk's fdatasync
   worker    one shard's worker stage by stage at histories of 64 and 256, beside what this core's matrix product would
             need for the scores alone; decode + join + commit without lists
+  spark     iALS half-steps under local Spark beside MLlib's ALS (bench/spark_als.py); needs Gowalla's data
   lambda    the function's CPU for 1,000 records beside the same job in Python with numpy (bench/numpy_batch.py), what it
             holds in memory, and how long a snapshot takes until it answers
 """
@@ -278,12 +279,29 @@ def bench_lambda(folder, home, rounds):
     )
 
 
+def bench_spark():
+    data = Path(os.environ.get("ANABRANCH_TEST_DATA", HERE.parent.parent / "shared" / "data")) / "gowalla"
+    if not data.is_dir():
+        print(f"\nspark: skipped, {data} is not there")
+        return
+    told = reported(sys.executable, HERE / "spark_als.py", "--data", data)
+    ours, theirs = told["ours"], told["mllib"]
+    ratio = theirs["secondsPerIteration"] / ours["secondsPerIteration"]
+    table(
+        f"ALS on Gowalla under Spark, rank 64, {told['users']:,} users × {told['items']:,} items, local[{told['cores']}], {told['partitions']} partitions",
+        ["", "s an iteration", "Recall@20"],
+        [[name, f"{figures['secondsPerIteration']:.2f}", f"{figures['recall@20']:.4f}"] for name, figures in
+         (("anabranch", ours), ("MLlib 3.5.4", theirs))],
+        f"{ratio:.1f} × faster (goal: at least 5, at equal or better recall), {told['iterations']} iterations each.",
+    )
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=5_000_000, help="rows of the ETL bench")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=20, help="length of the latency bench")
-    parts = ["etl", "train", "stream", "latency", "worker", "lambda"]
+    parts = ["etl", "train", "stream", "latency", "worker", "lambda", "spark"]
     parser.add_argument("--only", choices=parts, nargs="*")
     arguments = parser.parse_args()
     wanted = set(arguments.only or parts)
@@ -292,7 +310,9 @@ def main():
     try:
         if "etl" in wanted:
             bench_etl(folder, arguments.rows, arguments.rounds)
-        if wanted - {"etl"}:
+        if "spark" in wanted:
+            bench_spark()
+        if wanted - {"etl", "spark"}:
             raw, home, cut_over_ms = model_home(folder, 4_100_000)
             bench_train(home)
             if "stream" in wanted:

@@ -1,0 +1,544 @@
+"""The nightly job on local Spark: the dataset and the model of the local commands, to the bit, whatever the partitions; what a kill, a failure, a
+repetition and a worse model leave behind."""
+
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from conftest import BINARY, ROOT, environment, wait_until
+from journeys import DATA, anabranch as command
+from journeys import run
+
+pytest.importorskip("pyspark", reason="pyspark is not installed: tests/requirements.txt names it")
+wheel = pytest.importorskip("anabranch", reason="the wheel is not installed: `make test` builds it")
+if shutil.which("java") is None:
+    pytest.skip("no Java: Spark needs a runtime (Debian: apt install openjdk-17-jre-headless)", allow_module_level=True)
+
+from pyspark.sql import SparkSession  # noqa: E402
+
+from anabranch import spark as _  # noqa: E402, F401 - the package is whole
+from anabranch.spark import etl, ials, lists, rows, sharing  # noqa: E402
+
+SCRIPT = ROOT / "scripts" / "glue_job.py"
+SETTINGS = """
+[model.ials]
+dim = 16
+iterations = 4
+[etl]
+bot_events_per_day_max = 2000
+k_core_users = 2
+k_core_items = 2
+"""
+LOCAL = {
+    "spark.master": "local[2]", "spark.ui.enabled": "false", "spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1",
+    "spark.sql.shuffle.partitions": "4", "spark.driver.memory": "2g", "spark.driver.maxResultSize": "0",
+}
+
+
+def load_job():
+    spec = importlib.util.spec_from_file_location("glue_job", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["glue_job"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+job = load_job()
+
+
+@pytest.fixture(scope="module")
+def spark(tmp_path_factory):
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    builder = SparkSession.builder.appName("anabranch-tests")
+    for name, value in {**LOCAL, "spark.local.dir": os.fspath(tmp_path_factory.mktemp("spark"))}.items():
+        builder = builder.config(name, value)
+    session = builder.getOrCreate()
+    session.sparkContext.setLogLevel("ERROR")
+    yield session
+    session.stop()
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """The generated shop's raw files."""
+    folder = tmp_path_factory.mktemp("shop")
+    run(command(folder / "home", "generate", "--out", folder / "raw"))
+    return folder / "raw"
+
+
+@pytest.fixture(scope="module")
+def few(shop, tmp_path_factory):
+    """A tenth of the shop's users, for what needs many nights."""
+    folder = tmp_path_factory.mktemp("few")
+    shutil.copy2(shop / "items.jsonl", folder)
+    for path in sorted(shop.glob("interactions*.csv")):
+        head, *lines = path.read_text(errors="replace").splitlines(keepends=True)
+        kept = [line for line in lines if line.split(",", 1)[0].endswith("7")]
+        assert kept, "no user's id ends with 7"
+        (folder / path.name).write_text(head + "".join(kept))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    path = tmp_path_factory.mktemp("settings") / "anabranch.toml"
+    path.write_text(SETTINGS)
+    return path
+
+
+def locally(raw, settings, home):
+    """What the local commands make of raw files: home and what training told."""
+    run(command(home, "--config", settings, "etl", "--data", raw))
+    told = json.loads(run(command(home, "--config", settings, "--json", "train", "--no-embeddings")))
+    return home, told
+
+
+@pytest.fixture(scope="module")
+def local(shop, settings, tmp_path_factory):
+    return locally(shop, settings, tmp_path_factory.mktemp("local") / "home")
+
+
+@pytest.fixture(scope="module")
+def local_few(few, settings, tmp_path_factory):
+    return locally(few, settings, tmp_path_factory.mktemp("local-few") / "home")
+
+
+def arguments(raw, lake, settings, **more):
+    named = {"raw": raw, "lake": lake, "settings": settings, "JOB_NAME": "nightly", "TempDir": "unknown to us", **more}
+    return [text for name, value in named.items() for text in (f"--{name.replace('_', '-') if name[0].islower() else name}", str(value))]
+
+
+def night(*args, **more):
+    """One run of the job in this process."""
+    return job.main(arguments(*args, **{"partitions": 2, **more}))
+
+
+# ------------------------------------------------------------------------------------------------- reading what was published
+
+
+def manifest(lake):
+    return json.loads(max((Path(lake) / "manifests").iterdir()).read_text())
+
+
+def files(lake, kind):
+    return [Path(lake) / file["path"] for file in manifest(lake)["files"] if file["kind"] == kind]
+
+
+def table_rows(lake, kind):
+    """All rows of a kind of files, in an order that does not depend on how they were cut into files."""
+    found = []
+    for path in files(lake, kind):
+        table = pq.ParquetFile(path).read()
+        found += list(zip(*(table.column(name).to_pylist() for name in table.schema.names))) if table.num_rows else []
+    return sorted(found, key=repr)
+
+
+def histories(lake):
+    found = {}
+    for batch in wheel.Dataset(os.fspath(lake)).histories():
+        found.update(zip(batch.column("key").to_pylist(), batch.column("history").to_pylist()))
+    return found
+
+
+def quarantine(lake):
+    """Every entry, in the order in which the files' numbers put them."""
+    ordered = sorted(files(lake, "quarantine"), key=lambda path: path.name.rsplit("-", 1)[-1])
+    text = b"".join(zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read() for path in ordered)
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def assert_same_dataset(theirs, ours):
+    assert manifest(ours)["report"] == manifest(theirs)["report"]
+    for kind in ("interactions", "catalog", "users"):
+        assert table_rows(ours, kind) == table_rows(theirs, kind), kind
+    assert quarantine(ours) == quarantine(theirs)
+    assert histories(ours) == histories(theirs)
+
+
+def tree(folder):
+    """Every file below a folder with its digest, to tell that nothing changed."""
+    folder = Path(folder)
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")
+    }
+
+
+def pointers(lake):
+    return tree(Path(lake) / "models" / "pointers")
+
+
+# ------------------------------------------------------------------------------------------------------------------ parity
+
+
+def test_the_shop_is_what_the_local_etl_makes_of_it(spark, shop, local, tmp_path):
+    partitions = 5
+    plan = wheel.plan_etl(os.fspath(shop), os.fspath(tmp_path / "lake"), settings=wheel.Settings(SETTINGS))
+    told = etl.run(spark, plan, partitions)
+    assert told["published"] == "new"
+    assert_same_dataset(local[0] / "lake", tmp_path / "lake")
+    assert quarantine(tmp_path / "lake"), "the shop has bad rows, or this compares nothing"
+    again = etl.run(spark, plan, partitions)
+    assert (again["published"], again["number"]) == ("unchanged", told["number"])
+
+
+def test_complete_journey_is_what_the_local_etl_makes_of_it(spark, tmp_path):
+    if not DATA.is_dir():
+        pytest.skip(f"{DATA} is not there")
+    mapping = ROOT / "examples" / "completejourney.toml"
+    run(command(tmp_path / "home", "etl", "--data", DATA, "--mapping", mapping))
+    plan = wheel.plan_etl(os.fspath(DATA), os.fspath(tmp_path / "lake"), mapping=mapping.read_text())
+    etl.run(spark, plan, 6)
+    theirs, ours = tmp_path / "home" / "lake", tmp_path / "lake"
+    assert manifest(ours)["report"] == manifest(theirs)["report"]
+    assert histories(ours) == histories(theirs)
+    # A million and a half rows: by day, sorted by columns, without making Python objects of them.
+    for day in sorted({path.parent.name for path in files(theirs, "interactions")}):
+        one, other = (
+            sorted_table([path for path in files(lake, "interactions") if path.parent.name == day]) for lake in (theirs, ours)
+        )
+        assert other.equals(one), day
+    assert table_rows(ours, "catalog") == table_rows(theirs, "catalog")
+    assert table_rows(ours, "users") == table_rows(theirs, "users")
+
+
+def sorted_table(paths):
+    import pyarrow as pa
+
+    table = pa.concat_tables([pq.ParquetFile(path).read() for path in paths]).combine_chunks()
+    return table.sort_by([(name, "ascending") for name in ("user_id", "session_id", "time_ms", "event_id", "item_id")])
+
+
+def test_the_distributed_model_is_the_local_trainers(spark, shop, settings, local, tmp_path):
+    """In seven partitions, with all factors in files and joined by blocks: the snapshot has the bytes of `anabranch train`, figures and all,
+    since its version is their digest; and the lists for all users are those of `anabranch recommend --all`."""
+    lake = tmp_path / "lake"
+    told = night(shop, lake, settings, partitions=7, share_bytes=0, driver_interactions_max=0)
+    assert told["trainedOn"] == "spark"
+    assert (told["version"], told["users"], told["entries"]) == (local[1]["version"], local[1]["users"], local[1]["entries"])
+    assert told["isPromoted"] and told["bulkUsers"] > 0
+    assert not tree(lake / "training"), "checkpoints go once the model is published"
+    check_embeddings(lake, told["version"])
+    run(command(local[0], "--config", settings, "recommend", "--all"))
+    assert parquet_lists(lake, told["version"]) == parquet_lists(local[0] / "lake", told["version"])
+    assert json_lists(lake, told["version"]) == json_lists(local[0] / "lake", told["version"])
+
+
+def parquet_lists(lake, version):
+    found = {}
+    for path in sorted((lake / "bulk" / version).glob("recommendations*.parquet")):
+        table = pq.ParquetFile(path).read()
+        for user, rank, item, score in zip(*(table.column(name).to_pylist() for name in ("user_id", "rank", "item_id", "score"))):
+            found[user, rank] = (item, score)
+    return found
+
+
+def json_lists(lake, version):
+    found = {}
+    for path in sorted((lake / "bulk" / version).glob("recommendations*.jsonl.zst")):
+        for line in zstandard.ZstdDecompressor().stream_reader(path.read_bytes(), read_across_frames=True).read().splitlines():
+            record = json.loads(line)
+            found[record["input"]["userId"]] = record
+    return found
+
+
+def test_on_spark_and_on_the_driver_it_is_the_local_model(spark, few, settings, local_few, tmp_path):
+    """In two partitions with everything broadcast, and below the threshold on the driver alone."""
+    for limit, how in ((0, "spark"), (10_000_000, "driver")):
+        lake = tmp_path / how
+        told = night(few, lake, settings, driver_interactions_max=limit, bulk="false")
+        assert (told["trainedOn"], told["version"]) == (how, local_few[1]["version"])
+        check_embeddings(lake, told["version"])
+
+
+def check_embeddings(lake, version):
+    """User embeddings are the fold-in of the users' rows against the snapshot, bit for bit."""
+    written = {}
+    for path in sorted((lake / "embeddings" / version).glob("users-*.parquet")):
+        table = pq.ParquetFile(path).read()
+        written.update(zip(table.column("id").to_pylist(), table.column("vector").to_pylist()))
+    made = wheel.training_rows(os.fspath(lake), wheel.Settings(SETTINGS))
+    model = wheel.Model.open(os.fspath(lake / "models" / version / "snapshot.anb"))
+    folded = model.fold_in((made.indptr, made.indices, made.data))
+    expected = {key[1:].decode(): row for key, row in zip(made.keys, folded) if key[:1] == b"u" and row.any()}
+    assert written.keys() == expected.keys() and written
+    assert all(np.array_equal(np.float32(written[user]), expected[user]) for user in expected)
+    items = [pq.ParquetFile(path).read() for path in sorted((lake / "embeddings" / version).glob("items-*.parquet"))]
+    places = {item: place for place, item in enumerate(model.item_ids)}
+    for table in items:
+        for item, vector in zip(table.column("id").to_pylist(), table.column("vector").to_pylist()):
+            assert np.array_equal(np.float32(vector), model.item_factors[places[item]])
+
+
+# ---------------------------------------------------------------------------------------------------- kills, failures, repeats
+
+
+def test_a_repeated_night_changes_nothing(spark, few, settings, tmp_path):
+    lake = tmp_path / "lake"
+    first = night(few, lake, settings, driver_interactions_max=0)
+    before = tree(lake)
+    second = night(few, lake, settings, driver_interactions_max=0)
+    assert (second["published"], second["version"]) == ("unchanged", first["version"])
+    assert tree(lake) == before
+
+
+def spawn(args, log):
+    """The job as a program of its own, as Glue runs it."""
+    settings = environment(PYSPARK_PYTHON=sys.executable, PYSPARK_SUBMIT_ARGS=" ".join(
+        f"--conf {name}={value}" for name, value in LOCAL.items()) + " pyspark-shell")
+    return subprocess.Popen([sys.executable, SCRIPT, *args], env=settings, stdout=subprocess.PIPE, stderr=log.open("wb"), start_new_session=True)
+
+
+def test_a_job_killed_in_training_goes_on_after_its_last_iteration(spark, few, settings, tmp_path):
+    lake = tmp_path / "lake"
+    longer = tmp_path / "longer.toml"
+    longer.write_text(settings.read_text().replace("iterations = 4", "iterations = 8"))
+    args = arguments(few, lake, longer, driver_interactions_max=0, bulk="false", embeddings="false", partitions=2)
+    process = spawn(args, tmp_path / "killed.log")
+
+    def checkpoints():
+        assert process.poll() is None, (tmp_path / "killed.log").read_text()[-4000:]
+        return [path for path in lake.glob("training/*/checkpoints/*.f32") if int(path.name[:6]) >= 2]
+
+    wait_until("two iterations are kept", checkpoints, 180)
+    os.killpg(process.pid, 9)
+    process.wait()
+    assert not (lake / "models").exists(), "killed before anything was published"
+    told = night(few, lake, longer, driver_interactions_max=0, bulk="false", embeddings="false", partitions=5)
+    assert told["resumedFrom"] >= 2
+    whole = night(few, tmp_path / "whole", longer, driver_interactions_max=0, bulk="false", embeddings="false", partitions=3)
+    assert (whole["resumedFrom"], whole["version"]) == (0, told["version"])
+
+
+def test_a_run_that_fails_half_way_leaves_the_current_model(spark, few, settings, tmp_path, monkeypatch):
+    lake = tmp_path / "lake"
+    night(few, lake, settings, bulk="false", embeddings="false")
+    before = pointers(lake)
+    other = tmp_path / "other.toml"
+    other.write_text(settings.read_text().replace("dim = 16", "dim = 17"))
+
+    def full(*_, **__):
+        raise OSError("no space left")
+
+    for module, name in ((lists, "bulk"), (ials.Trainer, "iterate"), (etl, "run")):
+        with monkeypatch.context() as broken:
+            broken.setattr(module, name, full)
+            with pytest.raises(OSError, match="no space"):
+                night(few, lake, other, driver_interactions_max=0, embeddings="false", min_improvement=-1)
+        assert pointers(lake) == before, name
+
+    # A file that cannot be read ends the run before training, unless that is accepted; the dataset before stays.
+    broken = tmp_path / "broken"
+    shutil.copytree(few, broken)
+    (broken / "interactions-9.csv.gz").write_bytes(b"\x1f\x8b no gzip at all")
+    number = wheel.Dataset(os.fspath(lake)).number
+    with pytest.raises(SystemExit, match="keep-going"):
+        night(broken, lake, settings)
+    assert pointers(lake) == before and wheel.Dataset(os.fspath(lake)).number == number
+    assert night(broken, lake, settings, keep_going="true", bulk="false")["dataset"] == number + 1
+
+
+def test_a_worse_model_is_published_and_not_promoted(spark, few, settings, tmp_path):
+    lake = tmp_path / "lake"
+    good = night(few, lake, settings, bulk="false", embeddings="false")
+    assert good["isPromoted"] and "no current model" in good["reason"]
+    worse = tmp_path / "worse.toml"
+    # Factors as they start, and nothing beside them: lists at random.
+    worse.write_text(
+        settings.read_text().replace("dim = 16", "dim = 1").replace("iterations = 4", "iterations = 0")
+        + "[model.blend]\nneighbours = 0\nhistory = 0\npopularity = 0\n"
+    )
+    before = pointers(lake)
+    bad = night(few, lake, worse, embeddings="false")
+    assert not bad["isPromoted"] and "is below" in bad["reason"] and bad["bulkUsers"] is None
+    assert pointers(lake) == before
+    assert {entry["version"] for entry in wheel.Registry(os.fspath(lake)).list()} == {good["version"], bad["version"]}
+    # Asked for, it is promoted; and rolled back by the job.
+    assert night(few, lake, worse, bulk="false", embeddings="false", min_improvement=-1)["isPromoted"]
+    assert night(few, lake, worse, rollback="true") == {"rolledBackTo": good["version"]}
+    assert wheel.Registry(os.fspath(lake)).current()["version"] == good["version"]
+    # `--promote false` publishes only.
+    other = tmp_path / "other.toml"
+    other.write_text(settings.read_text().replace("dim = 16", "dim = 24"))
+    assert not night(few, lake, other, bulk="false", embeddings="false", promote="false", min_improvement=-1)["isPromoted"]
+
+
+def test_an_incremental_run_is_a_whole_run(spark, few, tmp_path):
+    """A part of the files, then the rest: the dataset is that of all at once, repeats across the border among it."""
+    raw, lake, whole = tmp_path / "raw", tmp_path / "lake", tmp_path / "whole"
+    raw.mkdir()
+    files = sorted(few.glob("interactions*"))
+    later = files[1:]
+    for path in few.iterdir():
+        if path not in later:
+            shutil.copy2(path, raw)
+    as_of_ms = 1_735_689_600_000
+
+    def plan(folder, **more):
+        return wheel.plan_etl(os.fspath(raw), os.fspath(folder), settings=wheel.Settings(SETTINGS), as_of_ms=as_of_ms, **more)
+
+    etl.run(spark, plan(lake), 3)
+    for path in later:
+        shutil.copy2(path, raw)
+    # Rows of an old file once more, in a new one.
+    old = files[0].read_bytes().splitlines(keepends=True)
+    (raw / "interactions-again.csv").write_bytes(old[0] + b"".join(old[1::7]))
+    held = wheel.Dataset(os.fspath(lake))
+    known = job.known_files(held)
+    assert len(known) == 1
+    more = plan(lake, incremental=True, keep=lambda file: file.table != "interactions" or (file.name, file.size) not in known)
+    assert [file.name for file in more.files if file.table == "interactions"] == [*(path.name for path in later), "interactions-again.csv"]
+    assert etl.run(spark, more, 4, more.base)["published"] == "new"
+    etl.run(spark, plan(whole), 2)
+    ours, theirs = manifest(lake)["report"], manifest(whole)["report"]
+    assert ours["interactions"]["duplicates"] > len(old) // 8
+    assert {**ours, "files": sorted_files(ours)} == {**theirs, "files": sorted_files(theirs)}
+    for kind in ("interactions", "catalog", "users"):
+        assert table_rows(lake, kind) == table_rows(whole, kind), kind
+    assert histories(lake) == histories(whole)
+    assert sorted(map(repr, quarantine(lake))) == sorted(map(repr, quarantine(whole)))
+
+
+def sorted_files(report):
+    return sorted(report["files"], key=lambda file: (file["table"], file["file"]))
+
+
+def local_report(local):
+    return manifest(local[0] / "lake")["report"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------- S3
+
+
+def test_everything_on_s3(shop, settings, local, ministack, tmp_path):
+    """Raw files, lake and models in buckets: the wheel reads and writes them, Spark has no S3 of its own here."""
+    keys = {"AWS_ENDPOINT_URL": ministack, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
+    client = boto3.client("s3", endpoint_url=ministack, region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test")
+    for bucket in ("raw", "lake", "models"):
+        client.create_bucket(Bucket=bucket)
+    for path in [*shop.iterdir(), settings]:
+        client.upload_file(str(path), "raw", f"shop/{path.name}" if path != settings else path.name)
+    log = tmp_path / "s3.log"
+    args = arguments(
+        "s3://raw/shop", "s3://lake/x", "s3://raw/anabranch.toml", models="s3://models", driver_interactions_max=0, share_bytes=0, partitions=2,
+    )
+    environ = dict(os.environ)
+    os.environ.update(keys)
+    try:
+        process = spawn(args, log)
+    finally:
+        os.environ.clear()
+        os.environ.update(environ)
+    out = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, log.read_text()[-4000:]
+    told = json.loads(out.splitlines()[-1])
+    assert told["interactions"] == local_report(local)["interactions"]
+    assert (told["version"], told["isPromoted"], told["trainedOn"]) == (local[1]["version"], True, "spark")
+    stored = client.get_object(Bucket="models", Key=f"models/{told['version']}/snapshot.anb")["Body"].read()
+    assert stored == (local[0] / "lake" / "models" / told["version"] / "snapshot.anb").read_bytes()
+
+
+# ------------------------------------------------------------------------------------------------------------ the pure parts
+
+
+def test_the_verdict():
+    current = {"model/seen-hidden/recall@20": 0.2, "model/seen-hidden/ndcg@20": 0.1}
+    name = "model/seen-hidden/recall@20"
+    assert job.verdict({name: 0.2}, current, "recall", 0.0)[0]
+    assert not job.verdict({name: 0.1999}, current, "recall", 0.0)[0]
+    assert job.verdict({name: 0.19}, current, "recall", -0.06)[0]
+    assert not job.verdict({name: 0.209}, current, name, 0.05)[0]
+    assert job.verdict({name: 0.0}, None, "recall", 0.5)[0]
+    assert job.verdict({name: 0.0}, {}, "recall", 0.5)[0]
+    with pytest.raises(SystemExit, match="not evaluated"):
+        job.verdict({name: 0.2}, current, "accuracy", 0.0)
+
+
+def test_arguments_are_texts_and_glues_own_are_passed_over():
+    parsed = job.parse(["--raw", "r", "--lake", "l", "--bulk", "False", "--JOB_NAME", "n", "--JOB_RUN_ID", "jr_1", "--TempDir", "s3://t"])
+    assert (parsed.bulk, parsed.promote, parsed.job_name) == (False, True, "n")
+    for wrong in (["--lake", "l"], ["--raw", "r"], ["--raw", "r", "--lake", "l", "--bulk", "yes"]):
+        with pytest.raises(SystemExit):
+            job.parse(wrong)
+    assert job.time_ms("1512086400000") == job.time_ms("2017-12-01") == job.time_ms("2017-12-01T01:00:00+01:00") == 1_512_086_400_000
+
+
+def test_lists_become_cells_and_back():
+    import pyarrow as pa
+
+    values = pa.array([[9], [1, 2, 3], [], [4], [5, 6]], pa.list_(pa.int32()))
+    for part in (values, values.slice(1, 3), values.slice(4), values.slice(2, 1), values.slice(5)):
+        cells = rows.as_cells(part, 4)
+        assert [list(np.frombuffer(cell, np.int32)) for cell in cells.to_pylist()] == part.to_pylist()
+        assert list(rows.lengths(cells)) == [len(row) for row in part.to_pylist()]
+        assert list(rows.flat(cells, np.int32)) == [value for row in part.to_pylist() for value in row]
+
+
+def test_user_blocks_are_whole_blocks_of_the_gramian():
+    for users, blocks in ((1, 8), (1024, 1), (1025, 1), (30_000, 16), (10_000_000, 8), (100_000_000, 800)):
+        size = rows.user_block_rows(users, blocks)
+        assert size % wheel.GRAMIAN_BLOCK_ROWS == 0 and 0 < size <= rows.GROUP_ROWS
+        assert size == rows.GROUP_ROWS or -(-users // size) <= blocks
+
+
+def test_a_checkpoint_is_believed_only_if_it_is_what_its_name_says(tmp_path):
+    kept = ials.Checkpoints(wheel.Lake(os.fspath(tmp_path)), "training/x", 3, 2)
+    assert kept.newest()[1] is None
+    kept.keep(1, np.ones((3, 2), np.float32))
+    kept.keep(2, np.full((3, 2), 2, np.float32))
+    assert len(list((tmp_path / "training" / "x" / "checkpoints").iterdir())) == 1
+    iteration, items = kept.newest()
+    assert iteration == 2 and (items == 2).all()
+    (path,) = (tmp_path / "training" / "x" / "checkpoints").iterdir()
+    data = bytearray(path.read_bytes())
+    data[5] ^= 1
+    path.write_bytes(data)
+    assert kept.newest() == (0, None)
+    assert ials.Checkpoints(kept.lake, "training/x", 4, 2).newest() == (0, None)
+
+
+def test_blocks_are_joined_in_order_with_the_whole_sides_bits(spark, tmp_path):
+    """HalfStep over files of blocks against half_step over one array, rows of every length."""
+    chance = np.random.default_rng(3)
+    settings = {**wheel.Settings().ials, "dim": 8}
+    users = chance.normal(size=(2500, 8)).astype(np.float32)
+    gramian = wheel.gramian(users)
+    lengths = chance.integers(0, 300, 40)
+    picked = [np.sort(chance.choice(2500, length, replace=False)) for length in lengths]
+    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    indices = np.concatenate(picked).astype(np.int32)
+    data = chance.uniform(0.1, 3, len(indices)).astype(np.float32)
+    whole = wheel.half_step(indptr, indices, data, users, gramian, settings)
+    lake = wheel.Lake(os.fspath(tmp_path))
+    output = sharing.ToLake(lake, "training/x/users-1")
+    for block in range(3):
+        output.leave(block, users[block * 1024 : (block + 1) * 1024])
+    shared = sharing.InLake(lake, "users-1", [output.path(block) for block in range(3)], 1024, 2500, 8)
+    assert np.array_equal(shared.array(), users)
+    joined = ials.solve_by_blocks(rows.Sparse(0, 0, indptr, indices, data), shared, gramian, settings)
+    assert joined.tobytes() == whole.tobytes()
+
+
+def test_only_the_newest_versions_stay(tmp_path):
+    lake = wheel.Lake(os.fspath(tmp_path))
+    for version in ("a", "b", "c", "d"):
+        lake.put(f"bulk/{version}/x", b"")
+        time.sleep(0.02)
+    lists.prune(lake, "bulk", ["a", "gone"], 2)
+    assert sorted(path for path, _, _ in lake.list("bulk")) == ["bulk/a/x", "bulk/d/x"]
+
+
+assert BINARY, "the local commands are what the job is held to"
