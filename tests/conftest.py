@@ -26,6 +26,31 @@ START_SECONDS = 60
 DEMO_SECONDS = 900
 KINESALITE = Path(sys.prefix) / "node_modules" / "kinesalite"  # what `npm ci` installs, see the Makefile
 
+# A suite that is skipped proves nothing, so where a run must be whole (CI sets the variable) a skip is a failure. These may be: what they need
+# does not come from a registry.
+IS_WHOLE_RUN = os.environ.get("ANABRANCH_WHOLE_RUN") == "1"
+MAY_BE_MISSING = re.compile(
+    "terraform is not on PATH|the AWS provider's plugin is not on this machine|provider on this machine is older than S3 Vectors|"
+    r"is not there\b|provider's schema are not in"
+)
+
+
+def without_skips(report):
+    """The report; a skip that is not allowed has failed."""
+    if IS_WHOLE_RUN and report.skipped and not hasattr(report, "wasxfail") and not MAY_BE_MISSING.search(str(report.longrepr)):
+        report.outcome, report.longrepr = "failed", f"skipped where nothing may be: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    return without_skips((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report():
+    return without_skips((yield))
+
 
 def wait_until(what, condition, seconds=30.0):
     """Polls `condition` until it is true; its last value is returned, a failure names `what`."""
