@@ -18,6 +18,7 @@ The job's arguments are texts (`--key value`); Glue adds its own, which are pass
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import sys
@@ -31,7 +32,7 @@ from typing import Any
 import numpy as np
 
 import anabranch
-from anabranch import Dataset, Lake, Registry, Settings
+from anabranch import Dataset, Lake, Registry, Settings, VectorDatabase
 
 log = logging.getLogger("anabranch.glue_job")
 
@@ -67,7 +68,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--driver-interactions-max", type=int, default=DRIVER_INTERACTIONS_MAX,
                         help="up to so many clean interactions the driver trains alone; 0: never")
     parser.add_argument("--bulk", type=truth, default=True, help="lists for every user")
-    parser.add_argument("--embeddings", type=truth, default=True, help="item and user embeddings")
+    parser.add_argument("--embeddings", type=truth, default=True, help="item and user embeddings: files of the lake, and the server of [vectors] if the settings name one")
     parser.add_argument("--incremental", type=truth, default=False, help="read only files of interactions that the dataset does not know")
     parser.add_argument("--keep-going", type=truth, default=False, help="publish although whole files could not be read")
     parser.add_argument("--until", help="leave later events to the stream: milliseconds since 1970, or a date")
@@ -267,7 +268,7 @@ def by_item(indptr: Any, items: Any, data: Any, item_count: int) -> tuple[Any, A
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), data[order]
 
 
-def train_on_driver(job: Job, dataset: Dataset, table: Sequence[Mapping[str, Any]]) -> Candidate:
+def train_on_driver(spark: Any, job: Job, dataset: Dataset, table: Sequence[Mapping[str, Any]]) -> Candidate:
     """The wheel alone, on all the driver's cores."""
     from anabranch.spark import lists
 
@@ -291,7 +292,7 @@ def train_on_driver(job: Job, dataset: Dataset, table: Sequence[Mapping[str, Any
             job.lake.put(path, lists.vectors_table(*lists.user_rows(rows.keys, users, np.diff(rows.indptr))))
             return [*paths, path]
 
-        embeddings(job, dataset, version, write)
+        embeddings(spark, job, dataset, version, write)
     return Candidate(version, figures, "driver", len(rows.keys), len(rows.index), len(rows.data))
 
 
@@ -321,7 +322,7 @@ def train_distributed(spark: Any, job: Job, dataset: Dataset, table: Sequence[Ma
     if job.arguments.embeddings:
         users_min = tree["training"]["embedding_users_min"]
         embeddings(
-            job, dataset, version,
+            spark, job, dataset, version,
             lambda folder: lists.embeddings_of_blocks(trainer, found.items, found.gramian, titles, folder, users_min),
         )
     # The model is published: what was kept to resume from is not needed any more.
@@ -338,18 +339,24 @@ def publish(job: Job, dataset: Dataset, snapshot: bytes, table: Sequence[Mapping
     return str(published["version"])
 
 
-def embeddings(job: Job, dataset: Dataset, version: str, write: Any) -> None:
-    """Embeddings of a version, as files of the lake; those of versions beyond the newest few go."""
-    from anabranch.spark import lists
+def embeddings(spark: Any, job: Job, dataset: Dataset, version: str, write: Any) -> None:
+    """Embeddings of a version, as files of the lake and in the vector database of `[vectors]`; those of versions beyond the newest few go."""
+    from anabranch.spark import lists, vectors
 
     folder = f"{lists.EMBEDDINGS}/{version}"
     told = {"dataset": dataset.number}
     with job.phase("embeddings"):
+        current = job.registry.current()
+        in_use = {version, *([current["version"]] if current else [])}
+        count = job.training["embedding_versions_kept"]
         if not lists.is_written(job.lake, folder, told):
             lists.mark_written(job.lake, folder, told, write(folder))
-            current = job.registry.current()
-            kept = {version, *([current["version"]] if current else [])}
-            lists.prune(job.lake, lists.EMBEDDINGS, kept, job.training["embedding_versions_kept"])
+            lists.prune(job.lake, lists.EMBEDDINGS, in_use, count)
+        if job.tree.get("vectors", {}).get("kind", "embedded") != "embedded":
+            database = VectorDatabase(job.tree)
+            place = hashlib.sha256(json.dumps(job.tree["vectors"], sort_keys=True).encode()).hexdigest()
+            log.info("vector database: %s", vectors.load(spark, job.lake, folder, version, database, place))
+            vectors.drop_old(database, in_use, count)
 
 
 def train(spark: Any, job: Job, dataset: Dataset) -> Candidate:
@@ -361,7 +368,7 @@ def train(spark: Any, job: Job, dataset: Dataset) -> Candidate:
     with job.phase("train"):
         if interactions <= limit:
             log.info("%d interactions are not more than %d: the driver trains alone, without Spark", interactions, limit)
-            return train_on_driver(job, dataset, table)
+            return train_on_driver(spark, job, dataset, table)
         log.info("%d interactions are more than %d: half-steps run as Spark tasks", interactions, limit)
         return train_distributed(spark, job, dataset, table)
 

@@ -48,6 +48,7 @@ from .training import (
     training_rows,
     write_snapshot,
 )
+from .vectors import VectorDatabase
 
 _SCHEMAS = (
     "BULK_SCHEMA",
@@ -69,5 +70,5 @@ def __getattr__(name: str) -> object:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = [name for name in dir() if name[0] != "_" and name not in ("als", "etl", "training", "nearest_neighbours")]
+__all__ = [name for name in dir() if name[0] != "_" and name not in ("als", "etl", "training", "nearest_neighbours", "vectors")]
 __all__ += ["__version__", *_SCHEMAS]

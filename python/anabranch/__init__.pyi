@@ -135,6 +135,47 @@ class Registry:
     def open(self, folder: Path, version: str | None = None) -> Model:
         """`Model.open(self.fetch(folder, version))` under its version."""
 
+# -------------------------------------------------------------------------------------------------------- vector database
+
+class VectorDatabase:
+    """The vector database of `[vectors]`: embedded in a folder, PostgreSQL with pgvector, or Amazon S3 Vectors. Picklable; who unpickles it
+    opens it anew (an embedded one has one writer at a time).
+
+    Vectors lie in collections (`items`, `users`, or names of yours) under the version of the model that they come from: 1 to 64 letters,
+    digits, `-`, `_` or `.` each. The first upsert makes a collection and fixes its dimension.
+    """
+
+    def __init__(self, settings: str | Mapping[str, Any] | None = None, *, folder: Path | None = None, read_only: bool = False) -> None:
+        """`settings`: whole settings as TOML or a dict, of which the table `[vectors]` is read. `folder`: of an embedded one. Regions,
+        keys and endpoints come from the environment, as AWS's own tools read them."""
+    @property
+    def users(self) -> bool:
+        """`[vectors] users`: whether training writes users' embeddings, too."""
+    def upsert(
+        self, name: str, version: str, ids: Sequence[str], vectors: npt.ArrayLike, metadata: Sequence[Mapping[str, Any]] | None = None
+    ) -> None:
+        """Adds or replaces records: `vectors` is float32 [n, dim], finite, no row zero. Bad records are an InputError and nothing is
+        written. Many in one call cost less than many calls: PostgreSQL builds the index of a new collection once, after its first."""
+    def delete(self, name: str, version: str, ids: Sequence[str]) -> int:
+        """Removes records; returns how many were there."""
+    def get(self, name: str, version: str, id: str) -> tuple[F32, dict[str, Any]] | None:
+        """(vector, metadata), the vector with the bits that it was put with."""
+    def search(
+        self, name: str, version: str, query: npt.ArrayLike, k: int = 10, *, metric: Literal["cosine", "dot"] = "cosine",
+        filter: Mapping[str, Any] | None = None,
+    ) -> tuple[list[str], F32]:
+        """(ids, scores) of the k nearest (at most 10,000), best first, equal scores by id. Scores are exact; which records are found is
+        exact or approximate as the database searches. A filter is one of `{"eq": {"field": f, "value": v}}`,
+        `{"in": {"field": f, "values": [v, …]}}`, `{"range": {"field": f, "min": a, "max": b}}`, `{"and": […]}`, `{"or": […]}`,
+        `{"not": …}`; a field that is a list satisfies a condition if one of its elements does."""
+    def scan(self, name: str, version: str) -> list[tuple[str, F32, dict[str, Any]]]:
+        """Every record in ascending order of ids, in memory."""
+    def count(self, name: str, version: str) -> int: ...
+    def versions(self, name: str) -> list[str]:
+        """The versions that there are of a collection, ascending."""
+    def drop_version(self, name: str, version: str) -> bool:
+        """Removes a whole collection; says whether it was there."""
+
 # ------------------------------------------------------------------------------------------------------- snapshots, models
 
 class Model:
@@ -625,10 +666,11 @@ def train(
     *,
     evaluate: bool = True,
     promote: bool = True,
+    vectors: VectorDatabase | None = None,
     scratch: Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """`anabranch train` without the vector database: reads the lake's dataset, evaluates, trains on all threads, publishes and promotes.
+    """`anabranch train`: reads the lake's dataset, evaluates, trains on all threads, publishes, writes embeddings into `vectors`, promotes.
     Returns what the command prints with --json: {version, isPromoted, users, items, entries, snapshotBytes, backtest, timings, …}."""
 
 def backtest(lake: Lake | Path, settings: Settings | None = None) -> list[dict[str, Any]]:

@@ -19,6 +19,8 @@ from ._settings import Settings, settings_json
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from .vectors import VectorDatabase
+
 Path = str | PathLike[str]
 
 
@@ -186,10 +188,12 @@ def train(
     *,
     evaluate: bool = True,
     promote: bool = True,
+    vectors: VectorDatabase | None = None,
     scratch: Path | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
-    return json.loads(_core.train(as_lake(lake), settings_json(settings), evaluate, promote, scratch, progress))
+    database = vectors and vectors._core
+    return json.loads(_core.train(as_lake(lake), settings_json(settings), (evaluate, promote), database, scratch, progress))
 
 
 def backtest(lake: Lake | Path, settings: Settings | None = None) -> list[dict[str, Any]]:

@@ -11,8 +11,13 @@ pub(crate) fn store_options() -> StoreOptions {
     StoreOptions {
         // No temporary file is older than that, so none is swept: this process may be one of many on the same folder.
         process_started: UNIX_EPOCH,
-        s3: S3Options::from_environment(&|name| std::env::var(name).ok()),
+        s3: S3Options::from_environment(&variable),
     }
+}
+
+/// A variable of the environment.
+pub(crate) fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 /// Milliseconds since 1970.

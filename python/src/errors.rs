@@ -6,6 +6,7 @@ use anabranch_models::learn::LearnError;
 use anabranch_stores::ErrorKind;
 use anabranch_stores::lake::LakeError;
 use anabranch_stores::registry::RegistryError;
+use anabranch_stores::vectors::VectorError;
 use pyo3::exceptions::{PyFileNotFoundError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::{PyErr, create_exception};
@@ -67,7 +68,7 @@ macro_rules! raise_by_kind {
         })*
     };
 }
-raise_by_kind!(BatchError, TrainError, LakeError, RegistryError);
+raise_by_kind!(BatchError, TrainError, LakeError, RegistryError, VectorError);
 
 macro_rules! raise_as_input {
     ($($error:ty),*) => {

@@ -7,7 +7,7 @@
 //! | `compose` | the one place that reads clock and environment |
 //! | `errors` | every error to one of six exceptions |
 //! | `threads` | the pool that everything is computed on, with the GIL released |
-//! | `lake`, `registry`, `dataset` | the object store, the published models, the published dataset |
+//! | `lake`, `registry`, `dataset`, `vectors` | the object store, the published models, the published dataset, the vector database |
 //! | `ials`, `neighbour_parts`, `model`, `lists`, `metrics` | factors, neighbours, snapshots, lists, evaluation |
 //! | `etl`, `training` | the stages of both, and both on one machine |
 //!
@@ -34,6 +34,7 @@ mod registry;
 mod settings;
 mod threads;
 mod training;
+mod vectors;
 
 use pyo3::prelude::*;
 
@@ -72,6 +73,8 @@ mod _core {
         ItemIndex, RowMaker, backtest, backtest_metrics, join_histories, route_histories, train, training_rows,
         write_snapshot,
     };
+    #[pymodule_export]
+    use super::vectors::VectorDatabase;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

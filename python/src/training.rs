@@ -24,6 +24,7 @@ use crate::compose;
 use crate::errors::{Raise, input};
 use crate::lake::Lake;
 use crate::settings::Settings;
+use crate::vectors::VectorDatabase;
 use crate::threads::compute;
 
 /// The items of a model.
@@ -363,17 +364,18 @@ pub(crate) fn write_snapshot<'py>(
 
 /// The local trainer, whole; what it made, as JSON. `callback` is told (phase, done, of how many).
 #[pyfunction]
-#[pyo3(signature = (lake, settings, evaluate, promote, scratch, callback))]
+#[pyo3(signature = (lake, settings, wanted, vectors, scratch, callback))]
 pub(crate) fn train(
     py: Python<'_>,
     lake: &Lake,
     settings: &str,
-    evaluate: bool,
-    promote: bool,
+    wanted: (bool, bool),
+    vectors: Option<&VectorDatabase>,
     scratch: Option<PathBuf>,
     callback: Option<Py<PyAny>>,
 ) -> PyResult<String> {
     let settings = Settings::parse(settings)?;
+    let (evaluate, promote) = wanted;
     let store = lake.store();
     let registry = ModelRegistry::new(store.clone());
     let scratch = compose::scratch(scratch);
@@ -383,7 +385,7 @@ pub(crate) fn train(
         anabranch_batch::train::train(&TrainRequest {
             lake: &**store,
             registry: &registry,
-            vectors: None,
+            embeddings: vectors.map(VectorDatabase::target),
             events: &settings.events,
             model: &settings.model,
             training: &settings.training,

@@ -18,7 +18,7 @@ use anabranch_models::{Hide, Kernels, Model};
 use anabranch_stores::lake::{ObjectPath, ObjectStore, S3Options, StoreOptions, open_store};
 use anabranch_stores::registry::ModelRegistry;
 use anabranch_stores::state::{Create, State};
-use anabranch_stores::vectors::{Access, EmbeddedOptions, EmbeddedVectors};
+use anabranch_stores::vectors::{Access, VectorPlaces, VectorStore};
 use anabranch_stream::Clock;
 use anabranch_stream::models::ModelSource;
 use anabranch_stream::notify::webhook::{SECRET_BYTES_MIN, Secret};
@@ -131,9 +131,16 @@ impl Context {
         Ok(ModelRegistry::new(Arc::from(open_store(&self.registry_location(), &self.store_options)?)))
     }
 
-    pub(crate) fn vectors(&self, access: Access) -> Result<EmbeddedVectors, Failure> {
-        let options = EmbeddedOptions { access, ..EmbeddedOptions::default() };
-        Ok(EmbeddedVectors::open(self.vectors_folder(), options)?)
+    /// The vector database of `[vectors]`.
+    pub(crate) fn vectors(&self, access: Access) -> Result<Box<dyn VectorStore>, Failure> {
+        let folder = self.vectors_folder();
+        let places = VectorPlaces { folder: Some(&folder), access, variable: &|name| std::env::var(name).ok() };
+        Ok(self.settings.vectors.open(&places)?)
+    }
+
+    /// Where the embeddings are, for people.
+    pub(crate) fn vectors_place(&self) -> String {
+        self.settings.vectors.place(&self.vectors_folder())
     }
 
     /// The current model.

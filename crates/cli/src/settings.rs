@@ -6,6 +6,7 @@ use anabranch_batch::etl::EtlSettings;
 use anabranch_batch::train::TrainingSettings;
 use anabranch_events::EventSettings;
 use anabranch_models::learn::LearnSettings;
+use anabranch_stores::vectors::VectorSettings;
 use anabranch_stream::StreamSettings;
 use anabranch_stream::notify::NotifySettings;
 use anabranch_stream::tree::{self, LogSettings, Places};
@@ -33,6 +34,8 @@ pub(crate) struct Settings {
     pub(crate) model: LearnSettings,
     /// Training and evaluation.
     pub(crate) training: TrainingSettings,
+    /// The vector database.
+    pub(crate) vectors: VectorSettings,
     /// Where the stream's records come from.
     pub(crate) source: SourceSettings,
     /// The stream.
@@ -86,6 +89,7 @@ pub(crate) fn load(
     }
     settings.stream.check().map_err(Failure::input)?;
     settings.source.check().map_err(Failure::input)?;
+    settings.vectors.check().map_err(Failure::input)?;
     let types = settings.events.compile()?;
     let rules = settings.notify.compile(&types).map_err(Failure::input)?;
     settings.notify.check_secret_file().map_err(Failure::input)?;
@@ -134,6 +138,8 @@ mod tests {
             ([("ANABRANCH__SOURCE__KIND", "kinesis")], "[source] stream is missing"),
             ([("ANABRANCH__SOURCE__ERASURE_KEY", "00ff")], "64 hexadecimal digits"),
             ([("ANABRANCH__SOURCE__READS_PER_SECOND", "6")], "1 to 5"),
+            ([("ANABRANCH__VECTORS__KIND", "postgres")], "[vectors] postgres.url is empty"),
+            ([("ANABRANCH__VECTORS__KIND", "s3-vectors")], "[vectors] s3.bucket is empty"),
         ] {
             let error = format!("{:?}", load(None, None, environment(&pairs)).unwrap_err());
             assert!(error.contains(part), "{error}");
@@ -175,7 +181,10 @@ mod tests {
     #[test]
     fn a_secret_is_read_and_not_printed() {
         let pair = ("ANABRANCH__SOURCE__ERASURE_KEY", "0f".repeat(32));
-        let settings = load(None, None, environment(&[(pair.0, &pair.1)])).unwrap();
+        let password = ("ANABRANCH__VECTORS__POSTGRES__PASSWORD", "0f0f-password");
+        let settings = load(None, None, environment(&[(pair.0, &pair.1), password])).unwrap();
+        assert_eq!(settings.vectors.postgres.password, password.1);
+        assert!(!format!("{settings:?}").contains(password.1));
         assert_eq!(erasure_key(&settings.source.erasure_key), Some([15; 32]));
         assert!(!toml::to_string_pretty(&settings).unwrap().contains("0f0f"));
     }

@@ -5,17 +5,18 @@ use anabranch_models::ials::IalsModel;
 use anabranch_stores::vectors::{Collection, Metadata, VectorRecord, VectorStore};
 
 use super::rows::TrainingRows;
-use super::{TrainError, TrainingSettings};
+use super::{EmbeddingTarget, TrainError, TrainingSettings};
 
 /// Name of the item collection.
 pub const ITEMS: &str = "items";
 /// Name of the user collection.
 pub const USERS: &str = "users";
 
-/// Stores both collections and drops those of versions beyond the newest few. Vectors without a direction (an item
-/// whose factors vanished) are left out, cosine has no meaning for them; so are items that too few users touched. Returns how many of each were stored.
+/// Stores the items' collection, and the users' if they are wanted. Vectors without a direction (an item whose factors
+/// vanished) are left out, cosine has no meaning for them; so are items that too few users touched. Returns how many of
+/// each were stored.
 pub fn store(
-    vectors: &dyn VectorStore,
+    EmbeddingTarget { store: vectors, users: with_users }: EmbeddingTarget<'_>,
     version: &str,
     training: &TrainingRows,
     model: &IalsModel,
@@ -51,7 +52,7 @@ pub fn store(
         .iter()
         .zip(model.user_factors.chunks_exact(dim))
         .enumerate()
-        .filter(|(_, (_, vector))| has_direction(vector))
+        .filter(|(_, (_, vector))| with_users && has_direction(vector))
         .filter_map(|(row, (key, vector))| match key {
             HistoryKey::User(user) => {
                 let mut metadata = Metadata::new();
@@ -68,18 +69,43 @@ pub fn store(
             vectors.upsert(collection, records)?;
         }
     }
-    forget_old(vectors, version, settings.embedding_versions_kept)?;
     Ok((items.len() as u64, users.len() as u64))
 }
 
-/// Versions are digests and have no order, so the store's other versions are kept only as far as the settings allow.
-fn forget_old(vectors: &dyn VectorStore, current: &str, kept: usize) -> Result<(), TrainError> {
+/// Drops versions until at most `kept` are left, never one of `in_use`. Versions are digests and have no order, so which of
+/// the others stay is arbitrary.
+pub fn drop_old(vectors: &dyn VectorStore, in_use: &[&str], kept: usize) -> Result<(), TrainError> {
     for name in [ITEMS, USERS] {
-        let others: Vec<String> = vectors.versions(name)?.into_iter().filter(|version| version != current).collect();
-        let surplus = (others.len() + 1).saturating_sub(kept.max(1));
-        for version in others.iter().take(surplus) {
+        let versions = vectors.versions(name)?;
+        let others: Vec<&String> = versions.iter().filter(|version| !in_use.contains(&version.as_str())).collect();
+        let surplus = versions.len().saturating_sub(kept.max(1)).min(others.len());
+        for version in &others[..surplus] {
             vectors.drop_version(Collection::new(name, version)?)?;
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use anabranch_stores::vectors::ExactVectors;
+
+    use super::*;
+
+    #[test]
+    fn versions_in_use_stay_whatever_their_digests() {
+        let vectors = ExactVectors::new();
+        let record = VectorRecord { id: "i".to_owned(), vector: vec![1.0], metadata: Metadata::new() };
+        for version in ["a", "b", "c", "d"] {
+            vectors.upsert(Collection::new(ITEMS, version).unwrap(), std::slice::from_ref(&record)).unwrap();
+        }
+        // "d" is new and not promoted, "a" is what serves: it sorts first and would go first.
+        drop_old(&vectors, &["d", "a"], 2).unwrap();
+        assert_eq!(vectors.versions(ITEMS).unwrap(), ["a", "d"]);
+        drop_old(&vectors, &["d", "a"], 1).unwrap();
+        assert_eq!(vectors.versions(ITEMS).unwrap(), ["a", "d"]);
+        drop_old(&vectors, &["d"], 0).unwrap();
+        assert_eq!(vectors.versions(ITEMS).unwrap(), ["d"]);
+    }
 }

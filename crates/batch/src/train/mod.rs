@@ -75,6 +75,15 @@ pub struct TrainProgress {
     pub total: u64,
 }
 
+/// Where embeddings go.
+#[derive(Clone, Copy, Debug)]
+pub struct EmbeddingTarget<'a> {
+    /// The vector database.
+    pub store: &'a dyn VectorStore,
+    /// Whether those of users go there too.
+    pub users: bool,
+}
+
 /// Everything that training needs.
 #[derive(Clone, Copy)]
 pub struct TrainRequest<'a> {
@@ -83,7 +92,7 @@ pub struct TrainRequest<'a> {
     /// Where models are published.
     pub registry: &'a ModelRegistry,
     /// Where embeddings go; without it they go nowhere.
-    pub vectors: Option<&'a dyn VectorStore>,
+    pub embeddings: Option<EmbeddingTarget<'a>>,
     /// Event settings, the same that the ETL folded under.
     pub events: &'a EventSettings,
     /// Model settings.
@@ -256,11 +265,15 @@ pub fn train(request: &TrainRequest<'_>) -> Result<TrainOutcome, TrainError> {
     timings.end("publish");
 
     // Embeddings before the promotion: whoever sees the new model finds its vectors.
-    let stored = match request.vectors {
-        Some(vectors) => {
+    let stored = match request.embeddings {
+        Some(target) => {
             (request.progress)(TrainProgress { phase: "embed", done: 0, total: 0 });
             let stored =
-                embeddings::store(vectors, &version, &training, &learned.model, &title_refs, request.training)?;
+                embeddings::store(target, &version, &training, &learned.model, &title_refs, request.training)?;
+            // The current model is asked for its vectors until another one is promoted.
+            let current = request.registry.current()?.pointer.map(|pointer| pointer.version.to_string());
+            let in_use: Vec<&str> = std::iter::once(version.as_str()).chain(current.as_deref()).collect();
+            embeddings::drop_old(target.store, &in_use, request.training.embedding_versions_kept)?;
             timings.end("embed");
             stored
         }

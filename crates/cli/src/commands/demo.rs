@@ -239,7 +239,7 @@ fn places(context: &Context, namespace: &str) -> Vec<(&'static str, String)> {
         ("clean rows", format!("{lake}/interactions/  (Parquet by day)")),
         ("quarantine", format!("{lake}/quarantine/  and {lake}/report.json")),
         ("models", format!("{}/models/", context.registry_location())),
-        ("embeddings", context.vectors_folder().display().to_string()),
+        ("embeddings", context.vectors_place()),
         ("log, histories", context.state_folder().display().to_string()),
         ("delivered lists", format!("{delivered}/recommendations/{namespace}/  (JSON Lines, zstd)")),
         ("dead letters", format!("{delivered}/dead-letters/{namespace}/  (none if nothing was refused)")),

@@ -9,7 +9,7 @@ use anabranch_batch::erase::{erase_owner, with_sessions};
 use anabranch_batch::train::embeddings::USERS;
 use anabranch_events::HistoryKey;
 use anabranch_events::erasure::ErasedName;
-use anabranch_stores::vectors::{Access, Collection, VectorStore};
+use anabranch_stores::vectors::{Access, Collection, VectorKind};
 use anabranch_stream::erase;
 use serde_json::{Value, json};
 
@@ -112,7 +112,7 @@ fn parse(answer: &Value) -> Result<FromState, Failure> {
 
 /// User vectors of every version. Item vectors say nothing of one user.
 fn erase_vectors(context: &Context, keys: &BTreeSet<HistoryKey>) -> Result<u64, Failure> {
-    if !context.vectors_folder().is_dir() {
+    if context.settings.vectors.kind == VectorKind::Embedded && !context.vectors_folder().is_dir() {
         return Ok(0);
     }
     let vectors = context.vectors(Access::ReadWrite)?;

@@ -1,7 +1,7 @@
 //! `anabranch similar`: items near an item, from the vector database.
 
 use anabranch_batch::train::embeddings::ITEMS;
-use anabranch_stores::vectors::{Access, Collection, Filter, Scalar, Search, VectorStore};
+use anabranch_stores::vectors::{Access, Collection, Filter, Scalar, Search};
 use serde::Serialize;
 
 use crate::args::SimilarArgs;

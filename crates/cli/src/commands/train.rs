@@ -2,11 +2,11 @@
 
 use anabranch_batch::dataset::Dataset;
 use anabranch_batch::train::backtest::{self, BacktestRequest};
-use anabranch_batch::train::{self, BacktestRow, Subject, TrainOutcome, TrainRequest, describe};
+use anabranch_batch::train::{self, BacktestRow, EmbeddingTarget, Subject, TrainOutcome, TrainRequest, describe};
 use anabranch_events::settings::QUOTA_MAX;
 use anabranch_events::wire::time::format_time_ms;
 use anabranch_models::Kernels;
-use anabranch_stores::vectors::{Access, VectorStore};
+use anabranch_stores::vectors::Access;
 
 use crate::args::{EvaluateArgs, TrainArgs};
 use crate::compose::Context;
@@ -28,7 +28,7 @@ pub(crate) fn train(context: &Context, evaluate: bool, promote: bool, embed: boo
     let outcome = train::train(&TrainRequest {
         lake: &*lake,
         registry: &registry,
-        vectors: vectors.as_ref().map(|vectors| vectors as &dyn VectorStore),
+        embeddings: vectors.as_deref().map(|store| EmbeddingTarget { store, users: context.settings.vectors.users }),
         events: &context.settings.events,
         model: &context.settings.model,
         training: &context.settings.training,
@@ -139,7 +139,7 @@ pub(crate) fn text(context: &Context, outcome: &TrainOutcome) -> String {
         if outcome.is_promoted { ", current now" } else { ", not promoted" },
         grouped(outcome.item_embeddings),
         grouped(outcome.user_embeddings),
-        context.vectors_folder().display(),
+        context.vectors_place(),
         timings.join(", "),
     )
 }
