@@ -662,7 +662,7 @@ variable "has_bulk_lists" {
 }
 
 variable "has_embeddings" {
-  description = "Whether a run writes embeddings to the vector database of settings_file, [vectors]."
+  description = "Whether a run writes embeddings: files in the lake and, if settings_file names one in [vectors], into a vector database."
   type        = bool
   default     = false
 }

@@ -131,7 +131,7 @@ resource "aws_iam_policy" "use" {
     Version = "2012-10-17"
     Statement = [
       {
-        # scripts/glue_job.py: the password of [vectors.postgres].
+        # stores/src/vectors/secret.rs: the password of [vectors.postgres].
         Sid      = "Password"
         Effect   = "Allow"
         Action   = "secretsmanager:GetSecretValue"

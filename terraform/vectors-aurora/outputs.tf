@@ -25,6 +25,7 @@ output "settings" {
     kind = "postgres"
 
     [vectors.postgres]
-    url = "postgres://anabranch@${aws_rds_cluster.this.endpoint}:${local.port}/${local.database}"
+    url = "postgres://anabranch@${aws_rds_cluster.this.endpoint}:${local.port}/${local.database}?sslmode=require"
+    secret_arn = "${local.secret_arn}"
   TOML
 }
