@@ -13,6 +13,9 @@ use serde_json::json;
 use crate::items;
 use crate::server::Place;
 
+/// Callers that start together.
+const WRITERS: usize = 6;
+
 fn records(from: usize, count: usize) -> Vec<VectorRecord> {
     (from..from + count)
         .map(|index| testing::record(&format!("{index:06}"), &[1.0, index as f32, 0.5], json!({"n": index})))
@@ -22,7 +25,6 @@ fn records(from: usize, count: usize) -> Vec<VectorRecord> {
 #[test]
 fn two_processes_make_the_schema_and_a_collection_at_once() {
     let Some(place) = Place::database("at_once") else { return };
-    const WRITERS: usize = 6;
     let barrier = Arc::new(Barrier::new(WRITERS));
     let writers: Vec<_> = (0..WRITERS)
         .map(|writer| {
@@ -68,7 +70,7 @@ fn a_dropped_collection_answers_wholly_or_is_unknown() {
                             unknown += 1;
                         }
                     }
-                    assert!(store.get(items("1"), "000001").unwrap().is_none_or(|record| record.vector[1] == 1.0));
+                    assert!(store.get(items("1"), "000001").unwrap().is_none_or(|record| record == records(1, 1)[0]));
                     let mut seen = 0;
                     store.scan(items("1"), &mut |_| seen += 1).unwrap();
                     assert!(seen == 0 || seen == 1500, "{seen}");
@@ -196,7 +198,9 @@ fn no_more_connections_than_allowed() {
             })
         })
         .collect();
-    callers.into_iter().for_each(|caller| caller.join().unwrap());
+    for caller in callers {
+        caller.join().unwrap();
+    }
     let count: usize = place.run_outside(
         "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'anabranch' AND datname LIKE 'test_%_few'",
     )[0]

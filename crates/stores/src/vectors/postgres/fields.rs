@@ -32,19 +32,21 @@ pub(super) fn fields_text(metadata: &Metadata) -> String {
 pub(super) fn condition(filter: &Filter, params: &mut Vec<Param>) -> String {
     match filter {
         Filter::Eq { field, value } => equals(field, value, params),
-        Filter::In { field, values } => any(values.iter().map(|value| equals(field, value, params)).collect()),
+        Filter::In { field, values } => {
+            any(&values.iter().map(|value| equals(field, value, params)).collect::<Vec<_>>())
+        }
         Filter::Range { field, min, max } => in_range(field, *min, *max, params),
-        Filter::And(filters) => all(filters.iter().map(|filter| condition(filter, params)).collect()),
-        Filter::Or(filters) => any(filters.iter().map(|filter| condition(filter, params)).collect()),
+        Filter::And(filters) => all(&filters.iter().map(|filter| condition(filter, params)).collect::<Vec<_>>()),
+        Filter::Or(filters) => any(&filters.iter().map(|filter| condition(filter, params)).collect::<Vec<_>>()),
         Filter::Not(filter) => format!("(NOT {})", condition(filter, params)),
     }
 }
 
-fn any(conditions: Vec<String>) -> String {
+fn any(conditions: &[String]) -> String {
     if conditions.is_empty() { "false".to_owned() } else { format!("({})", conditions.join(" OR ")) }
 }
 
-fn all(conditions: Vec<String>) -> String {
+fn all(conditions: &[String]) -> String {
     if conditions.is_empty() { "true".to_owned() } else { format!("({})", conditions.join(" AND ")) }
 }
 
