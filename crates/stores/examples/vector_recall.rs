@@ -2,6 +2,10 @@
 //!
 //! `cargo run --release -p anabranch-stores --example vector_recall -- [items] [dim] [queries]`
 //!
+//! With the URL of a PostgreSQL server that has pgvector as the first argument, the same is measured there, in a schema
+//! of its own, and one line of JSON is printed: seconds to load and to index, and for each filter recall
+//! at 10 and queries a second of one caller.
+//!
 //! The vectors are a mixture of Gaussians with clusters of very unequal size (Zipf) and with axes
 //! of decaying variance, as factors of a matrix factorisation have, scaled by a popularity that
 //! spans two orders of magnitude; cosine ignores the scale. Default: 41,000 × 64, 1,000 queries.
@@ -11,7 +15,8 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use anabranch_stores::vectors::{
-    Collection, EmbeddedOptions, EmbeddedVectors, ExactVectors, Filter, Scalar, Search, VectorRecord, VectorStore,
+    Collection, EmbeddedOptions, EmbeddedVectors, ExactVectors, Filter, Metric, PostgresOptions, PostgresVectors,
+    Scalar, Search, VectorRecord, VectorStore,
 };
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
@@ -20,11 +25,16 @@ use serde_json::json;
 const CLUSTERS: usize = 300;
 
 fn main() {
-    let arguments: Vec<usize> = std::env::args().skip(1).map(|text| text.parse().unwrap()).collect();
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let url = arguments.first().is_some_and(|first| first.contains("://")).then(|| arguments.remove(0));
+    let arguments: Vec<usize> = arguments.iter().map(|text| text.parse().unwrap()).collect();
     let setting = |index: usize, default| arguments.get(index).copied().unwrap_or(default);
     let (item_count, dim, query_count) = (setting(0, 41_000), setting(1, 64), setting(2, 1000));
     let records = mixture(item_count, dim);
     let items = Collection::new("items", "bench").unwrap();
+    if let Some(url) = url {
+        return postgres(&url, items, &records, query_count);
+    }
 
     let folder = std::env::temp_dir().join(format!("anabranch-vector-recall-{}", std::process::id()));
     let embedded = EmbeddedVectors::open(&folder, EmbeddedOptions::default()).unwrap();
@@ -35,9 +45,7 @@ fn main() {
     let bytes = std::fs::metadata(folder.join("data.mdb")).unwrap().len();
     println!("{item_count} x {dim}: built and committed in {:.1} s, {} MiB", seconds(started), bytes >> 20);
 
-    let half = Filter::Eq { field: "half".to_owned(), value: Scalar::Bool(true) };
-    let eighth = Filter::Range { field: "bucket".to_owned(), min: None, max: Some(12.0) };
-    let narrow = Filter::Eq { field: "bucket".to_owned(), value: Scalar::Number(7.0) };
+    let [half, eighth, narrow] = filters();
     let step = (item_count / query_count).max(1);
     let queries: Vec<&[f32]> = records.iter().step_by(step).map(|record| &record.vector[..]).collect();
     for (name, filter) in [("all", None), ("1/2", Some(&half)), ("13/100", Some(&eighth)), ("1/100", Some(&narrow))] {
@@ -67,6 +75,63 @@ fn main() {
     println!("500 equal vectors (their number counts squared): {:.1} s", seconds(started));
     drop(embedded);
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+/// A half, an eighth and a hundredth of the records.
+fn filters() -> [Filter; 3] {
+    [
+        Filter::Eq { field: "half".to_owned(), value: Scalar::Bool(true) },
+        Filter::Range { field: "bucket".to_owned(), min: None, max: Some(12.0) },
+        Filter::Eq { field: "bucket".to_owned(), value: Scalar::Number(7.0) },
+    ]
+}
+
+/// Prints one line of JSON about a PostgreSQL server.
+fn postgres(url: &str, items: Collection<'_>, records: &[VectorRecord], query_count: usize) {
+    let options = PostgresOptions { schema: "anabranch_bench".to_owned(), ..PostgresOptions::new(url) };
+    let store = PostgresVectors::open(options).unwrap();
+    // Of a run that was broken off.
+    store.drop_version(items).unwrap();
+    let exact = ExactVectors::new();
+    exact.upsert(items, records).unwrap();
+    let started = clock();
+    store.upsert(items, records).unwrap();
+    let load_s = seconds(started);
+    let queries: Vec<&[f32]> =
+        records.iter().step_by((records.len() / query_count).max(1)).map(|record| &record.vector[..]).collect();
+    let [half, eighth, narrow] = filters();
+    let mut line = json!({"store": "postgres", "items": records.len(), "dim": records[0].vector.len(),
+        "queries": queries.len(), "load_and_index_s": round(load_s)});
+    let searches = [
+        ("all", Metric::Cosine, None),
+        ("half", Metric::Cosine, Some(&half)),
+        ("13_percent", Metric::Cosine, Some(&eighth)),
+        ("1_percent", Metric::Cosine, Some(&narrow)),
+        ("inner_product", Metric::Dot, None),
+    ];
+    for (name, metric, filter) in searches {
+        // The first search of a connection loads the extension.
+        let search = |query| Search { query, k: 10, metric, filter };
+        store.search(items, &search(queries[0])).unwrap();
+        let few = if metric == Metric::Dot { &queries[..queries.len().min(100)] } else { &queries[..] };
+        let started = clock();
+        let found: Vec<_> = few.iter().map(|query| store.search(items, &search(query)).unwrap()).collect();
+        let elapsed_s = seconds(started);
+        let (mut shared, mut total) = (0, 0);
+        for (query, found) in few.iter().zip(&found) {
+            let expected = exact.search(items, &search(query)).unwrap();
+            shared += expected.iter().filter(|hit| found.contains(hit)).count();
+            total += expected.len();
+        }
+        let recall = round(shared as f64 / total as f64);
+        line[name] = json!({"recall_at_10": recall, "queries_per_s": round(few.len() as f64 / elapsed_s)});
+    }
+    assert!(store.drop_version(items).unwrap());
+    println!("{line}");
+}
+
+fn round(value: f64) -> f64 {
+    (value * 10_000.0).round() / 10_000.0
 }
 
 fn measure(

@@ -13,6 +13,7 @@ pub mod state;
 pub mod vectors;
 
 mod kind;
+mod own_runtime;
 
 #[doc(hidden)]
 pub mod fuzzing;

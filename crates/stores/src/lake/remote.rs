@@ -1,8 +1,6 @@
 //! S3 (and what speaks its protocol) behind the blocking port, over the `object_store` crate.
 //!
-//! Requests run on a small runtime of the store's own and the calling thread waits on a channel, so
-//! a call from inside another runtime blocks that thread but cannot panic. The crate retries
-//! passing failures; a create-only write whose answer was lost may therefore report
+//! Requests run on a small runtime of the store's own (`own_runtime`). The crate retries passing failures; a create-only write whose answer was lost may therefore report
 //! `AlreadyExists` for bytes that are its own, which the port allows.
 
 use std::collections::BTreeMap;
@@ -10,7 +8,7 @@ use std::future::Future;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,10 +19,10 @@ use object_store::{
     ClientOptions, GetOptions, GetRange, ObjectStore as _, ObjectStoreExt as _, PutMode, PutPayload, RetryConfig,
     WriteMultipart,
 };
-use tokio::runtime::{Builder, Runtime};
 
 use super::path::listing_folder;
 use super::{LakeError, ObjectMeta, ObjectPath, ObjectStore, PutOutcome};
+use crate::own_runtime::{OwnRuntime, run_on};
 
 /// Bytes of one part of a multipart upload and of one read of a stream: large enough that S3's
 /// time to first byte (tens of milliseconds) is noise, small enough to hold a few in memory.
@@ -33,8 +31,6 @@ const PART_BYTES: usize = 8 << 20;
 const PARTS_IN_FLIGHT: usize = 4;
 /// How often a create-only write that met a conflict, yet found no object, is tried again.
 const CONFLICT_ATTEMPTS: usize = 5;
-/// Threads of the store's runtime: they move bytes only; the callers' threads do the work.
-const RUNTIME_THREADS: usize = 2;
 
 /// How to reach a bucket. Nothing is read from the environment here; the command line does that and
 /// passes it on.
@@ -139,7 +135,7 @@ impl RemoteStore {
         // Last, so that the setting the message names is the one that decides.
         let client =
             builder.with_allow_http(options.allow_http).build().map_err(|error| unusable(error.to_string()))?;
-        let runtime = OwnRuntime::new().map_err(|error| LakeError::Internal {
+        let runtime = OwnRuntime::new("anabranch-s3").map_err(|error| LakeError::Internal {
             action: "start the S3 client's threads",
             detail: error.to_string(),
         })?;
@@ -154,13 +150,21 @@ impl RemoteStore {
         RemotePath::parse(&text).map_err(|_| LakeError::InvalidPath { path: text, reason: "S3's client refuses it" })
     }
 
+    fn wait<F>(&self, action: &'static str, future: F) -> Result<F::Output, LakeError>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.runtime.wait(future).map_err(|_| stopped(action))
+    }
+
     fn error(&self, action: &'static str, path: &str, error: object_store::Error) -> LakeError {
         translate(&self.name, action, path, error)
     }
 
     fn size_of(&self, path: &ObjectPath) -> Result<(u64, Option<String>), LakeError> {
         let (client, key) = (Arc::clone(&self.client), self.key(path)?);
-        let head = self.runtime.wait("look at", async move { client.head(&key).await })?;
+        let head = self.wait("look at", async move { client.head(&key).await })?;
         let head = head.map_err(|error| self.error("look at", path.as_str(), error))?;
         Ok((head.size, head.e_tag))
     }
@@ -171,9 +175,8 @@ impl ObjectStore for RemoteStore {
         let payload = PutPayload::from_bytes(Bytes::copy_from_slice(bytes));
         for _ in 0..CONFLICT_ATTEMPTS {
             let (client, key, payload) = (Arc::clone(&self.client), self.key(path)?, payload.clone());
-            let sent = self
-                .runtime
-                .wait("create", async move { client.put_opts(&key, payload, PutMode::Create.into()).await })?;
+            let sent =
+                self.wait("create", async move { client.put_opts(&key, payload, PutMode::Create.into()).await })?;
             match sent {
                 Ok(_) => return Ok(PutOutcome::Created),
                 Err(object_store::Error::AlreadyExists { .. }) => {}
@@ -195,7 +198,7 @@ impl ObjectStore for RemoteStore {
     fn put(&self, path: &ObjectPath, bytes: &[u8]) -> Result<(), LakeError> {
         let payload = PutPayload::from_bytes(Bytes::copy_from_slice(bytes));
         let (client, key) = (Arc::clone(&self.client), self.key(path)?);
-        let sent = self.runtime.wait("write", async move { client.put(&key, payload).await })?;
+        let sent = self.wait("write", async move { client.put(&key, payload).await })?;
         sent.map(|_| ()).map_err(|error| for_write(self.error("write", path.as_str(), error)))
     }
 
@@ -211,7 +214,7 @@ impl ObjectStore for RemoteStore {
         }
         let (client, key) = (Arc::clone(&self.client), self.key(path)?);
         let path_text = path.as_str();
-        let upload = self.runtime.wait("start to upload", async move { client.put_multipart(&key).await })?;
+        let upload = self.wait("start to upload", async move { client.put_multipart(&key).await })?;
         let upload = upload.map_err(|error| for_write(self.error("start to upload", path_text, error)))?;
         let mut writer = WriteMultipart::new_with_chunk_size(upload, PART_BYTES);
         let mut written = 0;
@@ -222,7 +225,7 @@ impl ObjectStore for RemoteStore {
                 Err(error) => {
                     // The unfinished upload stays invisible; S3's lifecycle rule removes it if
                     // this request is lost as well.
-                    let _ = self.runtime.wait("abort", async move { writer.abort().await });
+                    let _ = self.wait("abort", async move { writer.abort().await });
                     return Err(read(error));
                 }
             };
@@ -230,7 +233,7 @@ impl ObjectStore for RemoteStore {
                 break;
             }
             written += part_len as u64;
-            let (returned, ready) = self.runtime.wait("upload", async move {
+            let (returned, ready) = self.wait("upload", async move {
                 let ready = writer.wait_for_capacity(PARTS_IN_FLIGHT).await;
                 if ready.is_ok() {
                     writer.put(part.into());
@@ -239,18 +242,18 @@ impl ObjectStore for RemoteStore {
             })?;
             writer = returned;
             if let Err(error) = ready {
-                let _ = self.runtime.wait("abort", async move { writer.abort().await });
+                let _ = self.wait("abort", async move { writer.abort().await });
                 return Err(self.error("upload", path_text, error));
             }
         }
-        let finished = self.runtime.wait("finish upload", async move { writer.finish().await })?;
+        let finished = self.wait("finish upload", async move { writer.finish().await })?;
         finished.map_err(|error| self.error("finish upload", path_text, error))?;
         Ok(written)
     }
 
     fn get(&self, path: &ObjectPath) -> Result<Bytes, LakeError> {
         let (client, key) = (Arc::clone(&self.client), self.key(path)?);
-        let bytes = self.runtime.wait("read", async move { client.get(&key).await?.bytes().await })?;
+        let bytes = self.wait("read", async move { client.get(&key).await?.bytes().await })?;
         bytes.map_err(|error| self.error("read", path.as_str(), error))
     }
 
@@ -259,7 +262,7 @@ impl ObjectStore for RemoteStore {
         let end = start.checked_add(len);
         if let (Some(end), true) = (end, len > 0) {
             let (client, key) = (Arc::clone(&self.client), self.key(path)?);
-            let read = self.runtime.wait("read", async move { client.get_range(&key, start..end).await })?;
+            let read = self.wait("read", async move { client.get_range(&key, start..end).await })?;
             match read {
                 Ok(bytes) if bytes.len() as u64 == len => return Ok(bytes),
                 Ok(_) => return Err(outside(self.size(path)?)),
@@ -311,8 +314,7 @@ impl ObjectStore for RemoteStore {
             .transpose()
             .map_err(|_| LakeError::InvalidPath { path: prefix.to_owned(), reason: "S3's client refuses it" })?;
         let client = Arc::clone(&self.client);
-        let listed =
-            self.runtime.wait("list", async move { client.list(full.as_ref()).try_collect::<Vec<_>>().await })?;
+        let listed = self.wait("list", async move { client.list(full.as_ref()).try_collect::<Vec<_>>().await })?;
         let listed = listed.map_err(|error| self.error("list", prefix, error))?;
         let own_len = self.prefix.as_ref().map_or(0, |own| own.as_str().len() + 1);
         let mut found: Vec<ObjectMeta> = listed
@@ -330,7 +332,7 @@ impl ObjectStore for RemoteStore {
 
     fn delete(&self, path: &ObjectPath) -> Result<(), LakeError> {
         let (client, key) = (Arc::clone(&self.client), self.key(path)?);
-        match self.runtime.wait("delete", async move { client.delete(&key).await })? {
+        match self.wait("delete", async move { client.delete(&key).await })? {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(self.error("delete", path.as_str(), error)),
         }
@@ -383,58 +385,6 @@ impl Read for RangeReader {
         buffer[..len].copy_from_slice(&self.current.split_to(len));
         Ok(len)
     }
-}
-
-/// A runtime that can be dropped anywhere (a plain one panics when dropped inside another).
-#[derive(Debug)]
-struct OwnRuntime {
-    runtime: Option<Runtime>,
-    handle: tokio::runtime::Handle,
-}
-
-impl OwnRuntime {
-    fn new() -> io::Result<Self> {
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(RUNTIME_THREADS)
-            .thread_name("anabranch-s3")
-            .enable_all()
-            .build()?;
-        let handle = runtime.handle().clone();
-        Ok(Self { runtime: Some(runtime), handle })
-    }
-
-    fn handle(&self) -> tokio::runtime::Handle {
-        self.handle.clone()
-    }
-
-    fn wait<F>(&self, action: &'static str, future: F) -> Result<F::Output, LakeError>
-    where
-        F: Future + Send + 'static,
-        F::Output: Send + 'static,
-    {
-        run_on(&self.handle, future).recv().map_err(|_| stopped(action))
-    }
-}
-
-impl Drop for OwnRuntime {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
-}
-
-fn run_on<F>(handle: &tokio::runtime::Handle, future: F) -> Receiver<F::Output>
-where
-    F: Future + Send + 'static,
-    F::Output: Send + 'static,
-{
-    let (sender, receiver) = sync_channel(1);
-    handle.spawn(async move {
-        // The receiver is gone only if its reader was dropped; the result is then unwanted.
-        let _ = sender.send(future.await);
-    });
-    receiver
 }
 
 fn stopped(action: &'static str) -> LakeError {

@@ -45,30 +45,30 @@ pub enum VectorError {
         version: String,
     },
     /// Another process writes here.
-    #[error("another process has the vector database in {folder} open for writing; stop it, or ask it instead")]
+    #[error("another process has the vector database in {place} open for writing; stop it, or ask it instead")]
     Locked {
-        /// The database's folder.
-        folder: String,
+        /// Where the database is.
+        place: String,
     },
     /// The database was opened for reading.
-    #[error("the vector database in {folder} was opened for reading only")]
+    #[error("the vector database in {place} was opened for reading only")]
     ReadOnly {
-        /// The database's folder.
-        folder: String,
+        /// Where the database is.
+        place: String,
     },
-    /// No database is in the folder.
-    #[error("no vector database is in {folder}")]
+    /// No database is there.
+    #[error("no vector database is in {place}")]
     Missing {
-        /// The folder.
-        folder: String,
+        /// Where it was looked for.
+        place: String,
     },
     /// The map or the disk is full.
     #[error(
-        "the vector database in {folder} is full ({detail}); free disk space or raise its map size, now {map_bytes} bytes"
+        "the vector database in {place} is full ({detail}); free disk space or raise its map size, now {map_bytes} bytes"
     )]
     Full {
-        /// The database's folder.
-        folder: String,
+        /// Where the database is.
+        place: String,
         /// The map size it was opened with.
         map_bytes: usize,
         /// What the database said.
@@ -82,31 +82,55 @@ pub enum VectorError {
     },
     /// Written by a newer program.
     #[error(
-        "the vector database in {folder} has format {found}, this program reads format {expected}; use a newer anabranch"
+        "the vector database in {place} has format {found}, this program reads format {expected}; use a newer anabranch"
     )]
     Format {
-        /// The database's folder.
-        folder: String,
+        /// Where the database is.
+        place: String,
         /// The format found.
         found: String,
         /// The format known.
         expected: u32,
     },
     /// Stored bytes do not hold together.
-    #[error("the vector database in {folder} is damaged ({detail}); delete the folder and publish the vectors again")]
+    #[error("the vector database in {place} is damaged ({detail}); remove it and publish the vectors again")]
     Corrupt {
-        /// The database's folder.
-        folder: String,
+        /// Where the database is.
+        place: String,
         /// What is wrong.
         detail: String,
     },
+    /// A server or what lies between is set up wrongly; the reason says how to mend it.
+    #[error("the vector database in {place} cannot be used: {reason}")]
+    Setup {
+        /// Where the database is.
+        place: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A server refused or failed.
+    #[error("could not {action} the vector database in {place}: {detail} ({code}){advice}")]
+    Server {
+        /// What was tried.
+        action: &'static str,
+        /// Where the database is.
+        place: String,
+        /// The server's own code, such as an SQLSTATE.
+        code: String,
+        /// What the server said.
+        detail: String,
+        /// What to do about it, with its leading separator; may be empty.
+        advice: &'static str,
+        /// What the code asks of the caller.
+        kind: ErrorKind,
+    },
     /// The system or the database failed otherwise.
-    #[error("could not {action} the vector database in {folder}: {detail}")]
+    #[error("could not {action} the vector database in {place}: {detail}")]
     Backend {
         /// What was tried.
         action: &'static str,
-        /// The database's folder.
-        folder: String,
+        /// Where the database is.
+        place: String,
         /// What the system or the database said.
         detail: String,
     },
@@ -121,11 +145,13 @@ impl VectorError {
             | Self::Dimension { .. }
             | Self::BadSearch { .. }
             | Self::ReadOnly { .. }
-            | Self::Format { .. } => ErrorKind::FixInput,
+            | Self::Format { .. }
+            | Self::Setup { .. } => ErrorKind::FixInput,
             Self::UnknownCollection { .. } | Self::Missing { .. } => ErrorKind::NotFound,
             Self::Locked { .. } => ErrorKind::Fenced,
             Self::Full { .. } | Self::UsedUp { .. } => ErrorKind::Full,
             Self::Corrupt { .. } => ErrorKind::Corrupt,
+            Self::Server { kind, .. } => *kind,
             Self::Backend { .. } => ErrorKind::Retry,
         }
     }

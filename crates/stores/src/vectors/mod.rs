@@ -1,9 +1,10 @@
 //! The vector database: embeddings with metadata, versioned by the snapshot they come from.
 //!
 //! The port is [`VectorStore`]; [`ExactVectors`] is its slow and plain twin in memory,
-//! [`EmbeddedVectors`] the default on disk (LMDB with an HNSW index by hannoy). Both score with the
-//! same arithmetic, so a hit has the same bits in both; the embedded one may miss a neighbour
-//! (recall at 10 is measured by `examples/vector_recall.rs`), and never invents one.
+//! [`EmbeddedVectors`] the default on disk (LMDB with an HNSW index by hannoy), [`PostgresVectors`] a
+//! server's (pgvector). All score with the same arithmetic, so a hit has the same bits in each; those
+//! with a graph may miss a neighbour (recall at 10 is measured by `examples/vector_recall.rs`), and
+//! never invent one.
 //!
 //! Not done here: user → item retrieval. The best items for a user have the largest inner
 //! product, which HNSW over this data finds badly (recall .77–.96) and more slowly than a scan, so
@@ -14,6 +15,7 @@ mod error;
 mod exact;
 mod filter;
 mod port;
+mod postgres;
 mod score;
 pub mod testing;
 #[cfg(test)]
@@ -24,3 +26,4 @@ pub use error::VectorError;
 pub use exact::ExactVectors;
 pub use filter::{Filter, Scalar};
 pub use port::{Collection, Hit, Metadata, Metric, Search, VectorRecord, VectorStore};
+pub use postgres::{PostgresOptions, PostgresVectors};

@@ -133,7 +133,7 @@ impl EmbeddedVectors {
             Access::ReadWrite => create_databases(&env).map_err(heed_error)?,
             Access::ReadOnly => open_databases(&env)
                 .map_err(heed_error)?
-                .ok_or_else(|| VectorError::Missing { folder: folder.display().to_string() })?,
+                .ok_or_else(|| VectorError::Missing { place: folder.display().to_string() })?,
         };
         let store = Self { env, databases, folder, options, _lock: lock };
         store.check_format()?;
@@ -153,7 +153,7 @@ impl EmbeddedVectors {
         match stored {
             Some(found) if found == expected.as_bytes() => Ok(()),
             Some(found) => Err(VectorError::Format {
-                folder: self.folder.display().to_string(),
+                place: self.folder.display().to_string(),
                 found: String::from_utf8_lossy(found).into_owned(),
                 expected: FORMAT,
             }),
@@ -167,7 +167,7 @@ impl EmbeddedVectors {
 
     fn write_txn(&self) -> Result<RwTxn<'_>, VectorError> {
         if self.options.access == Access::ReadOnly {
-            return Err(VectorError::ReadOnly { folder: self.folder.display().to_string() });
+            return Err(VectorError::ReadOnly { place: self.folder.display().to_string() });
         }
         self.env.write_txn().map_err(|error| self.heed("write", error))
     }
@@ -192,7 +192,7 @@ impl EmbeddedVectors {
     }
 
     fn corrupt(&self, detail: &str) -> VectorError {
-        VectorError::Corrupt { folder: self.folder.display().to_string(), detail: detail.to_owned() }
+        VectorError::Corrupt { place: self.folder.display().to_string(), detail: detail.to_owned() }
     }
 
     fn info(&self, rtxn: &RoTxn<'_>, collection: Collection<'_>) -> Result<Option<CollectionInfo>, VectorError> {
@@ -474,20 +474,20 @@ fn open_databases(env: &Env<WithoutTls>) -> Result<Option<Databases>, heed::Erro
 
 fn translate(folder: &Path, options: &EmbeddedOptions, action: &'static str, error: heed::Error) -> VectorError {
     use heed::MdbError as M;
-    let folder = folder.display().to_string();
+    let place = folder.display().to_string();
     let detail = error.to_string();
     let disk_full = |error: &std::io::Error| {
         matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
     };
     match error {
-        heed::Error::Mdb(M::MapFull) => VectorError::Full { folder, map_bytes: options.map_bytes, detail },
+        heed::Error::Mdb(M::MapFull) => VectorError::Full { place, map_bytes: options.map_bytes, detail },
         heed::Error::Io(error) if disk_full(&error) => {
-            VectorError::Full { folder, map_bytes: options.map_bytes, detail }
+            VectorError::Full { place, map_bytes: options.map_bytes, detail }
         }
         heed::Error::Decoding(_)
         | heed::Error::Mdb(M::Corrupted | M::PageNotFound | M::Invalid | M::VersionMismatch | M::Panic) => {
-            VectorError::Corrupt { folder, detail }
+            VectorError::Corrupt { place, detail }
         }
-        _ => VectorError::Backend { action, folder, detail },
+        _ => VectorError::Backend { action, place, detail },
     }
 }

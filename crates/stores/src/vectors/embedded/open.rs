@@ -18,10 +18,10 @@ const MAP_GRANULE_BYTES: usize = 1 << 20;
 
 /// The environment, and the writers' lock (held until dropped) if it was opened for writing.
 pub(super) fn open(folder: &Path, options: &EmbeddedOptions) -> Result<(Env<WithoutTls>, Option<File>), VectorError> {
-    let failed = |action, detail: String| VectorError::Backend { action, folder: folder.display().to_string(), detail };
+    let failed = |action, detail: String| VectorError::Backend { action, place: folder.display().to_string(), detail };
     let lock = match options.access {
         Access::ReadOnly if folder.join("data.mdb").is_file() => None,
-        Access::ReadOnly => return Err(VectorError::Missing { folder: folder.display().to_string() }),
+        Access::ReadOnly => return Err(VectorError::Missing { place: folder.display().to_string() }),
         Access::ReadWrite => {
             fs::create_dir_all(folder).map_err(|error| failed("create", error.to_string()))?;
             let lock = OpenOptions::new().create(true).truncate(false).write(true).open(folder.join("writer.lock"));
@@ -29,7 +29,7 @@ pub(super) fn open(folder: &Path, options: &EmbeddedOptions) -> Result<(Env<With
             match lock.try_lock() {
                 Ok(()) => Some(lock),
                 Err(TryLockError::WouldBlock) => {
-                    return Err(VectorError::Locked { folder: folder.display().to_string() });
+                    return Err(VectorError::Locked { place: folder.display().to_string() });
                 }
                 Err(TryLockError::Error(error)) => return Err(failed("lock", error.to_string())),
             }
@@ -46,9 +46,9 @@ pub(super) fn open(folder: &Path, options: &EmbeddedOptions) -> Result<(Env<With
     let opened = unsafe { environment.open(folder) };
     match opened {
         Ok(opened) => Ok((opened, lock)),
-        Err(heed::Error::EnvAlreadyOpened) => Err(VectorError::Locked { folder: folder.display().to_string() }),
+        Err(heed::Error::EnvAlreadyOpened) => Err(VectorError::Locked { place: folder.display().to_string() }),
         Err(error @ heed::Error::Mdb(heed::MdbError::Invalid | heed::MdbError::VersionMismatch)) => {
-            Err(VectorError::Corrupt { folder: folder.display().to_string(), detail: error.to_string() })
+            Err(VectorError::Corrupt { place: folder.display().to_string(), detail: error.to_string() })
         }
         Err(error) => Err(failed("open", error.to_string())),
     }
