@@ -100,6 +100,18 @@ pub enum VectorError {
         /// What is wrong.
         detail: String,
     },
+    /// A vector database that is a service failed, or refused.
+    #[error("could not {action} {place}: {detail}")]
+    Service {
+        /// What was tried.
+        action: &'static str,
+        /// The service and its database, as a reader knows them.
+        place: String,
+        /// What the service or the connection said.
+        detail: String,
+        /// What the caller should do.
+        kind: ErrorKind,
+    },
     /// The system or the database failed otherwise.
     #[error("could not {action} the vector database in {folder}: {detail}")]
     Backend {
@@ -126,6 +138,7 @@ impl VectorError {
             Self::Locked { .. } => ErrorKind::Fenced,
             Self::Full { .. } | Self::UsedUp { .. } => ErrorKind::Full,
             Self::Corrupt { .. } => ErrorKind::Corrupt,
+            Self::Service { kind, .. } => *kind,
             Self::Backend { .. } => ErrorKind::Retry,
         }
     }
