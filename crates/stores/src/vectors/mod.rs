@@ -14,6 +14,7 @@ mod error;
 mod exact;
 mod filter;
 mod port;
+pub mod s3;
 mod score;
 pub mod testing;
 #[cfg(test)]
@@ -24,3 +25,4 @@ pub use error::VectorError;
 pub use exact::ExactVectors;
 pub use filter::{Filter, Scalar};
 pub use port::{Collection, Hit, Metadata, Metric, Search, VectorRecord, VectorStore};
+pub use s3::{S3Vectors, S3VectorsOptions};
