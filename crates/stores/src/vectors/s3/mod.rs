@@ -1,10 +1,12 @@
 //! The vector database in Amazon S3 Vectors: buckets of vectors that cost by what is stored and asked.
 //!
 //! A collection is one index of the service, searched by cosine. Where it is asked for, a second index holds the same
-//! vectors with one more dimension, which makes the order of cosines that of inner products ([`augment`]). Either gives
+//! vectors with one more dimension, which makes the order of cosines that of inner products (`augment.rs`). Either gives
 //! candidates only: their vectors come back bit for bit from metadata, and every hit is scored and its filter checked
 //! here, as in every other adapter. Where the index cannot answer, the collection is read whole and scored exactly, which
-//! is slow (pages of at most 1 MB) and bounded by [`S3VectorsOptions::exact_scan_max`].
+//! is slow (pages of at most 1 MB) and bounded by [`S3VectorsOptions::exact_scan_max`]: for more hits than one query gives,
+//! for inner products without their index, and for a filter that leaves fewer hits than wanted unless the index's mode is
+//! ENHANCED, as it is in buckets made since 30 September 2026.
 //!
 //! Relied on: what was put is seen by all later reads (the service's documentation: writes are strongly consistent), a
 //! call of up to 500 vectors is applied whole, and one process at a time writes a collection. The clock that a signature
@@ -18,6 +20,7 @@ mod api;
 mod augment;
 mod conditions;
 mod http;
+mod indexes;
 mod names;
 mod options;
 mod parallel;

@@ -5,16 +5,15 @@ use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
 
-use super::api::QueryVectors;
+use super::api::{QueryVectors, StoredVector};
 use super::augment::augmented_query;
 use super::conditions::{Condition, necessary};
+use super::indexes::Shape;
 use super::names::dot_index;
-use super::store::{S3Vectors, Shape};
+use super::store::S3Vectors;
 use crate::vectors::port::check_search;
 use crate::vectors::score::{Scorer, TopK, norm, unit};
 use crate::vectors::{Hit, Metric, Search, VectorError, VectorRecord};
-
-use super::api::StoredVector;
 
 /// The service is asked for this many times the hits wanted: its distances are approximate and of f32, and candidates
 /// that only look like satisfying the filter drop out.

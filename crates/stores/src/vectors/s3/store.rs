@@ -9,15 +9,16 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::api::{
-    ApiError, ApiErrorKind, CreateIndex, DELETE_VECTORS_MAX, DIMENSION_MAX, GET_VECTORS_MAX, ListVectors,
-    PUT_VECTORS_MAX, PutVector, REQUEST_BYTES_MAX, S3VectorsApi, SEGMENTS_MAX, Segment, StoredVector, VectorData,
+    ApiError, ApiErrorKind, DELETE_VECTORS_MAX, DIMENSION_MAX, GET_VECTORS_MAX, ListVectors, PUT_VECTORS_MAX,
+    PutVector, REQUEST_BYTES_MAX, S3VectorsApi, SEGMENTS_MAX, Segment, StoredVector, VectorData,
 };
 use super::augment::{augmented, exponent_above};
 use super::http::HttpS3Vectors;
-use super::names::{PARTS_MAX, dot_index, dot_prefix, main_index, parse, prefix_of};
+use super::indexes::Shape;
+use super::names::{PARTS_MAX, dot_index, main_index, parse, prefix_of};
 use super::options::S3VectorsOptions;
 use super::parallel::in_parallel;
-use super::record::{NON_FILTERABLE, from_stored, to_stored};
+use super::record::{from_stored, to_stored};
 use super::retry::{Pause, Retry};
 use crate::ErrorKind;
 use crate::vectors::port::check_records;
@@ -41,21 +42,9 @@ const ENVELOPE_BYTES: usize = 1024;
 pub struct S3Vectors {
     pub(super) api: Arc<dyn S3VectorsApi>,
     pub(super) options: S3VectorsOptions,
-    retry: Retry,
+    pub(super) retry: Retry,
     /// What searches know of collections. An entry may be out of date; a search that fails on one reads it anew.
-    shapes: Mutex<HashMap<String, Arc<Shape>>>,
-}
-
-/// What a collection is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Shape {
-    /// Its index.
-    pub(super) main: String,
-    pub(super) dim: usize,
-    /// Whether a filtered query answers with all that there is, up to `top_k`.
-    pub(super) filters_first: bool,
-    /// Bounds of its indexes of inner products, ascending.
-    pub(super) dots: Vec<i32>,
+    pub(super) shapes: Mutex<HashMap<String, Arc<Shape>>>,
 }
 
 /// What an upsert does for inner products.
@@ -101,7 +90,7 @@ impl S3Vectors {
         self.retry.run(|| call(&*self.api)).map_err(|error| self.failed(action, error))
     }
 
-    fn failed(&self, action: &'static str, error: ApiError) -> VectorError {
+    pub(super) fn failed(&self, action: &'static str, error: ApiError) -> VectorError {
         let kind = match error.kind {
             ApiErrorKind::Throttled | ApiErrorKind::Unavailable | ApiErrorKind::Conflict | ApiErrorKind::Unreadable => {
                 ErrorKind::Retry
@@ -115,98 +104,6 @@ impl S3Vectors {
 
     pub(super) fn damaged(&self, detail: String) -> VectorError {
         VectorError::Service { action: "read vectors of", place: self.api.place(), detail, kind: ErrorKind::Corrupt }
-    }
-
-    /// What the collection is now; `None` if it is not there.
-    pub(super) fn load(&self, collection: Collection<'_>) -> Result<Option<Arc<Shape>>, VectorError> {
-        let Some(main) = main_index(collection) else { return Ok(None) };
-        self.forget(&main);
-        let info = self.retry.run(|| self.api.get_index(&main));
-        let info = match info {
-            Err(ApiError { kind: ApiErrorKind::NotFound, .. }) => return Ok(None),
-            other => other.map_err(|error| self.failed("look at an index of", error))?,
-        };
-        let dots = self.dots(&main)?;
-        let filters_first = info.index_mode.as_deref() == Some("ENHANCED");
-        let shape = Arc::new(Shape { main: main.clone(), dim: info.dimension, filters_first, dots });
-        // A rebuild that goes on is not remembered: its end would not be noticed.
-        if shape.dots.len() <= 1 {
-            self.known().insert(main, Arc::clone(&shape));
-        }
-        Ok(Some(shape))
-    }
-
-    pub(super) fn cached(&self, collection: Collection<'_>) -> Option<Arc<Shape>> {
-        main_index(collection).and_then(|main| self.known().get(&main).cloned())
-    }
-
-    fn forget(&self, main: &str) {
-        self.known().remove(main);
-    }
-
-    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Shape>>> {
-        // Every critical section is one call of the map, so a poisoned lock holds valid data.
-        self.shapes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Bounds of the indexes of inner products beside `main`, ascending.
-    fn dots(&self, main: &str) -> Result<Vec<i32>, VectorError> {
-        let names = self.list(&dot_prefix(main))?;
-        let bound =
-            |name: &String| parse(name).and_then(|parsed| parsed.dot).filter(|dot| dot_index(main, *dot) == *name);
-        let mut dots: Vec<i32> = names.iter().filter_map(bound).collect();
-        dots.sort_unstable();
-        Ok(dots)
-    }
-
-    /// Names of all indexes that begin with `prefix`, whether the service keeps to it or not.
-    fn list(&self, prefix: &str) -> Result<Vec<String>, VectorError> {
-        let (mut names, mut next) = (Vec::new(), None);
-        loop {
-            let page = in_bucket(self.call("list indexes of", |api| api.list_indexes(prefix, next.as_deref())))?;
-            names.extend(page.entries.into_iter().filter(|name| name.starts_with(prefix)));
-            next = page.next;
-            if next.is_none() {
-                return Ok(names);
-            }
-        }
-    }
-
-    /// Makes the collection. Its main index comes last, since with it the collection exists; indexes of inner products
-    /// that a making that was cut off left behind go first.
-    fn make(&self, collection: Collection<'_>, main: String, dim: usize, needed: i32) -> Result<Shape, VectorError> {
-        for left in self.dots(&main)? {
-            self.remove_index(&dot_index(&main, left))?;
-        }
-        let mut dots = Vec::new();
-        if self.options.inner_product.iter().any(|name| name == collection.name()) {
-            self.make_index(&dot_index(&main, needed), dim + 1)?;
-            dots.push(needed);
-        }
-        self.make_index(&main, dim)?;
-        Ok(Shape { main, dim, filters_first: false, dots })
-    }
-
-    fn make_index(&self, name: &str, dimension: usize) -> Result<(), VectorError> {
-        let index = CreateIndex { name, dimension, non_filterable: &NON_FILTERABLE };
-        match self.retry.run(|| self.api.create_index(&index)) {
-            Ok(()) => Ok(()),
-            // Of this call, whose answer was lost, or of another writer; either is what was wanted if it has that form.
-            Err(error) if error.kind == ApiErrorKind::Conflict => {
-                let found = self.retry.run(|| self.api.get_index(name));
-                let fits = found.is_ok_and(|found| found.dimension == dimension && found.distance_metric == "cosine");
-                if fits { Ok(()) } else { Err(self.failed("make an index in", error)) }
-            }
-            Err(error) => in_bucket(Err(self.failed("make an index in", error))),
-        }
-    }
-
-    /// Removes an index that may be gone already.
-    fn remove_index(&self, name: &str) -> Result<(), VectorError> {
-        match self.retry.run(|| self.api.delete_index(name)) {
-            Ok(()) | Err(ApiError { kind: ApiErrorKind::NotFound, .. }) => Ok(()),
-            Err(error) => Err(self.failed("remove an index of", error)),
-        }
     }
 
     /// Puts records into an index, as `place` turns their vectors.
@@ -298,17 +195,6 @@ impl S3Vectors {
     pub(super) fn record(&self, stored: StoredVector) -> Result<VectorRecord, VectorError> {
         from_stored(stored.key, stored.metadata.as_ref()).map_err(|detail| self.damaged(detail))
     }
-}
-
-/// A bucket that is not there is a wrong setting, whatever was asked of it.
-fn in_bucket<R>(result: Result<R, VectorError>) -> Result<R, VectorError> {
-    result.map_err(|error| match error {
-        VectorError::Service { action, place, detail, kind: ErrorKind::NotFound } => {
-            let detail = format!("the vector bucket does not exist; create it or correct its name ({detail})");
-            VectorError::Service { action, place, detail, kind: ErrorKind::FixInput }
-        }
-        other => other,
-    })
 }
 
 fn unknown(collection: Collection<'_>) -> VectorError {
