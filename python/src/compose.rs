@@ -15,6 +15,11 @@ pub(crate) fn store_options() -> StoreOptions {
     }
 }
 
+/// A number that other processes do not have, for jitter.
+pub(crate) fn seed() -> u64 {
+    std::process::id().into()
+}
+
 /// A variable of the environment.
 pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()

@@ -49,7 +49,7 @@ impl VectorDatabase {
             serde_json::from_str(settings).map_err(|error| input(format!("settings [vectors]: {error}")))?;
         let access = if read_only { Access::ReadOnly } else { Access::ReadWrite };
         let store = py.detach(|| {
-            settings.open(&VectorPlaces { folder: folder.as_deref(), access, variable: &compose::variable })
+            settings.open(&VectorPlaces { folder: folder.as_deref(), access, seed: compose::seed(), variable: &compose::variable })
         });
         Ok(Self { store: store.raise()?, users: settings.users })
     }

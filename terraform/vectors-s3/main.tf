@@ -33,7 +33,8 @@ resource "aws_iam_policy" "use" {
     Version = "2012-10-17"
     Statement = [
       {
-        # aws/src/vectors: indexes of a version, their vectors, queries. A filter or returned metadata needs GetVectors too.
+        # stores/src/vectors/s3: indexes of a version, their vectors, queries. A query that returns metadata, as every
+        # one does, and a listing that does need GetVectors too.
         Sid    = "Vectors"
         Effect = "Allow"
         Action = [
@@ -49,10 +50,10 @@ resource "aws_iam_policy" "use" {
         Resource = "${aws_s3vectors_vector_bucket.this.vector_bucket_arn}/index/*"
       },
       {
-        # The same: which versions there are.
+        # The same: which versions there are, and which indexes a version has.
         Sid      = "Bucket"
         Effect   = "Allow"
-        Action   = ["s3vectors:GetVectorBucket", "s3vectors:ListIndexes"]
+        Action   = "s3vectors:ListIndexes"
         Resource = aws_s3vectors_vector_bucket.this.vector_bucket_arn
       },
       {

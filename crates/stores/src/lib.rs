@@ -4,7 +4,8 @@
 //! - [`lake`]: objects under paths, in a folder or in S3; create-only writes are what makes
 //!   delivery exactly-once.
 //! - [`registry`]: published model snapshots and the numbered pointers that say which is current.
-//! - [`vectors`]: embeddings with metadata; similar items by an HNSW index on LMDB.
+//! - [`vectors`]: embeddings with metadata; similar items by an HNSW index on LMDB, by PostgreSQL with pgvector, by
+//!   Amazon S3 Vectors.
 
 pub mod history_file;
 pub mod lake;
@@ -14,6 +15,7 @@ pub mod vectors;
 
 mod kind;
 mod own_runtime;
+mod signed;
 
 #[doc(hidden)]
 pub mod fuzzing;

@@ -32,4 +32,5 @@ pub use memory::MemoryStore;
 pub use open::{StoreOptions, open_store};
 pub use path::ObjectPath;
 pub use port::{ObjectMeta, ObjectStore, PutOutcome};
+pub(crate) use remote::s3_client;
 pub use remote::{RemoteStore, S3Options};

@@ -107,34 +107,7 @@ impl RemoteStore {
         let unusable = |reason: String| LakeError::InvalidLocation { location: name.clone(), reason };
         let folder = listing_folder(prefix)?;
         let prefix = if folder.is_empty() { None } else { Some(ObjectPath::new(folder)?) };
-        install_tls();
-
-        let mut builder = AmazonS3Builder::new()
-            .with_bucket_name(bucket)
-            .with_region(options.region.as_deref().unwrap_or("us-east-1"))
-            .with_conditional_put(S3ConditionalPut::ETagMatch)
-            .with_client_options(
-                ClientOptions::new().with_connect_timeout(Duration::from_secs(5)).with_timeout(Duration::from_mins(1)),
-            );
-        for (key, value) in &options.settings {
-            let key: AmazonS3ConfigKey = key.parse().map_err(|_| unusable(format!("unknown S3 setting {key:?}")))?;
-            builder = builder.with_config(key, value);
-        }
-        if let Some(endpoint) = &options.endpoint {
-            builder = builder.with_endpoint(endpoint);
-        }
-        if let (Some(id), Some(secret)) = (&options.access_key_id, &options.secret_access_key) {
-            builder = builder.with_access_key_id(id).with_secret_access_key(secret);
-        }
-        if let Some(token) = &options.session_token {
-            builder = builder.with_token(token);
-        }
-        if let Some(max_retries) = options.retries_max {
-            builder = builder.with_retry(RetryConfig { max_retries, ..RetryConfig::default() });
-        }
-        // Last, so that the setting the message names is the one that decides.
-        let client =
-            builder.with_allow_http(options.allow_http).build().map_err(|error| unusable(error.to_string()))?;
+        let client = s3_client(bucket, options).map_err(&unusable)?;
         let runtime = OwnRuntime::new("anabranch-s3").map_err(|error| LakeError::Internal {
             action: "start the S3 client's threads",
             detail: error.to_string(),
@@ -337,6 +310,37 @@ impl ObjectStore for RemoteStore {
             Err(error) => Err(self.error("delete", path.as_str(), error)),
         }
     }
+}
+
+/// A client for `bucket`, which sends nothing by itself; the error says which setting is wrong. Its credentials also
+/// sign calls of services beside S3.
+pub(crate) fn s3_client(bucket: &str, options: &S3Options) -> Result<AmazonS3, String> {
+    install_tls();
+    let mut builder = AmazonS3Builder::new()
+        .with_bucket_name(bucket)
+        .with_region(options.region.as_deref().unwrap_or("us-east-1"))
+        .with_conditional_put(S3ConditionalPut::ETagMatch)
+        .with_client_options(
+            ClientOptions::new().with_connect_timeout(Duration::from_secs(5)).with_timeout(Duration::from_mins(1)),
+        );
+    for (key, value) in &options.settings {
+        let key: AmazonS3ConfigKey = key.parse().map_err(|_| format!("unknown S3 setting {key:?}"))?;
+        builder = builder.with_config(key, value);
+    }
+    if let Some(endpoint) = &options.endpoint {
+        builder = builder.with_endpoint(endpoint);
+    }
+    if let (Some(id), Some(secret)) = (&options.access_key_id, &options.secret_access_key) {
+        builder = builder.with_access_key_id(id).with_secret_access_key(secret);
+    }
+    if let Some(token) = &options.session_token {
+        builder = builder.with_token(token);
+    }
+    if let Some(max_retries) = options.retries_max {
+        builder = builder.with_retry(RetryConfig { max_retries, ..RetryConfig::default() });
+    }
+    // Last, so that the setting the message names is the one that decides.
+    builder.with_allow_http(options.allow_http).build().map_err(|error| error.to_string())
 }
 
 /// Reads an object in ranges, one ahead, all of the version seen first.

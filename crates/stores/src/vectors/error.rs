@@ -100,6 +100,12 @@ pub enum VectorError {
         /// What is wrong.
         detail: String,
     },
+    /// The section `[vectors]` of the settings cannot be used.
+    #[error("{problem}")]
+    Settings {
+        /// What is wrong and what to do.
+        problem: String,
+    },
     /// A server or what lies between is set up wrongly; the reason says how to mend it.
     #[error("the vector database in {place} cannot be used: {reason}")]
     Setup {
@@ -124,6 +130,18 @@ pub enum VectorError {
         /// What the code asks of the caller.
         kind: ErrorKind,
     },
+    /// A vector database that is a service failed, or refused.
+    #[error("could not {action} {place}: {detail}")]
+    Service {
+        /// What was tried.
+        action: &'static str,
+        /// The service and its database, as a reader knows them.
+        place: String,
+        /// What the service or the connection said.
+        detail: String,
+        /// What the caller should do.
+        kind: ErrorKind,
+    },
     /// The system or the database failed otherwise.
     #[error("could not {action} the vector database in {place}: {detail}")]
     Backend {
@@ -144,6 +162,7 @@ impl VectorError {
             | Self::Refused { .. }
             | Self::Dimension { .. }
             | Self::BadSearch { .. }
+            | Self::Settings { .. }
             | Self::ReadOnly { .. }
             | Self::Format { .. }
             | Self::Setup { .. } => ErrorKind::FixInput,
@@ -151,7 +170,7 @@ impl VectorError {
             Self::Locked { .. } => ErrorKind::Fenced,
             Self::Full { .. } | Self::UsedUp { .. } => ErrorKind::Full,
             Self::Corrupt { .. } => ErrorKind::Corrupt,
-            Self::Server { kind, .. } => *kind,
+            Self::Server { kind, .. } | Self::Service { kind, .. } => *kind,
             Self::Backend { .. } => ErrorKind::Retry,
         }
     }

@@ -16,7 +16,10 @@ mod exact;
 mod filter;
 mod port;
 mod postgres;
+pub mod s3;
 mod score;
+mod secret;
+mod settings;
 pub mod testing;
 #[cfg(test)]
 mod tests;
@@ -27,3 +30,5 @@ pub use exact::ExactVectors;
 pub use filter::{Filter, Scalar};
 pub use port::{Collection, Hit, Metadata, Metric, Search, VectorRecord, VectorStore};
 pub use postgres::{PostgresOptions, PostgresVectors};
+pub use s3::{S3Vectors, S3VectorsOptions};
+pub use settings::{PostgresSettings, S3VectorsSettings, VectorKind, VectorPlaces, VectorSettings};

@@ -109,6 +109,9 @@ pub struct Hit {
 /// Hits come in one total order: score descending, then id ascending by bytes. An upsert or delete
 /// is all or nothing, durable when it returns, and seen whole by searches that begin after it. The
 /// first upsert makes a collection and fixes its dimension.
+///
+/// Where an adapter needs several requests for one call (its type says when), a call that fails half-way may leave a
+/// part; the same call again makes it whole, and a version is not used before its upsert has returned.
 pub trait VectorStore: Send + Sync + Debug {
     /// Adds or replaces records. If any is bad (zero or non-finite vector, wrong dimension, bad or
     /// repeated id), nothing is written and the error names the id.

@@ -1,12 +1,13 @@
 //! `[vectors]`: which vector database a deployment has, for every program that writes or asks it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::postgres::{PostgresOptions, PostgresVectors};
 use super::s3::{S3Vectors, S3VectorsOptions};
-use super::{Access, EmbeddedOptions, EmbeddedVectors, VectorError, VectorStore};
+use super::{Access, EmbeddedOptions, EmbeddedVectors, VectorError, VectorStore, secret};
+use crate::lake::{LakeError, ObjectPath, ObjectStore as _, RemoteStore, S3Options};
 
 /// Kinds of vector databases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,8 +58,8 @@ pub struct PostgresSettings {
     pub password: String,
     /// A secret of AWS Secrets Manager with `username` and `password`, in place of both; its ARN.
     pub secret_arn: String,
-    /// Certificates (PEM) that the server's must be signed by. Without it the server is not verified, only encrypted to.
-    pub ca_file: PathBuf,
+    /// Certificates (PEM) that the server's must be signed by, a path or `s3://bucket/key`; the platform's if empty.
+    pub ca_file: String,
     /// The schema that everything lies in.
     pub schema: String,
 }
@@ -69,7 +70,7 @@ impl Default for PostgresSettings {
             url: String::new(),
             password: String::new(),
             secret_arn: String::new(),
-            ca_file: PathBuf::new(),
+            ca_file: String::new(),
             schema: "anabranch".to_owned(),
         }
     }
@@ -110,6 +111,8 @@ pub struct VectorPlaces<'a> {
     pub folder: Option<&'a Path>,
     /// Whether to write.
     pub access: Access,
+    /// Decides how waits between attempts are jittered; another for each process.
+    pub seed: u64,
     /// Looks a variable of the environment up: regions, keys and endpoints by the names that AWS's own tools read.
     pub variable: &'a dyn Fn(&str) -> Option<String>,
 }
@@ -135,6 +138,34 @@ impl VectorSettings {
             _ => return Ok(()),
         };
         Err(format!("[vectors] {problem}"))
+    }
+
+    fn open_postgres(&self, places: &VectorPlaces<'_>) -> Result<PostgresVectors, VectorError> {
+        let given = &self.postgres;
+        let mut options = PostgresOptions { schema: given.schema.clone(), ..PostgresOptions::new(&given.url) };
+        if !given.password.is_empty() {
+            options.password = Some(given.password.clone());
+        }
+        let s3 = || S3Options::from_environment(places.variable);
+        if !given.secret_arn.is_empty() {
+            let read = |name: &str| (places.variable)(name).filter(|value| !value.is_empty());
+            let endpoint = read("AWS_ENDPOINT_URL_SECRETS_MANAGER").or_else(|| read("AWS_ENDPOINT_URL"));
+            let login = secret::read(&given.secret_arn, endpoint.as_deref(), &s3())?;
+            options.user = login.username;
+            options.password = Some(login.password);
+        }
+        if let Some((bucket, key)) = given.ca_file.strip_prefix("s3://").and_then(|rest| rest.split_once('/')) {
+            let unread = |error: LakeError| VectorError::Settings {
+                problem: format!("[vectors] postgres.ca_file = {:?}: {error}", given.ca_file),
+            };
+            let store = RemoteStore::s3(bucket, "", &s3()).map_err(unread)?;
+            options.authorities = Some(ObjectPath::new(key).and_then(|key| store.get(&key)).map_err(unread)?);
+        } else if !given.ca_file.is_empty() {
+            options.authorities = Some(std::fs::read(&given.ca_file).map_err(|error| VectorError::Settings {
+                problem: format!("[vectors] postgres.ca_file = {:?}: {error}", given.ca_file),
+            })?);
+        }
+        PostgresVectors::open(options)
     }
 
     /// What people read where the database is.
@@ -166,7 +197,8 @@ impl VectorSettings {
                 if !self.s3.endpoint_url.is_empty() {
                     options.endpoint = Some(self.s3.endpoint_url.clone());
                 }
-                Ok(Box::new(S3Vectors::open(options)?))
+                options.jitter_seed = places.seed;
+                Ok(Box::new(S3Vectors::connect(options)?))
             }
         }
     }

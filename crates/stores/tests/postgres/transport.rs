@@ -73,7 +73,7 @@ fn encrypted_and_verified() {
     };
     let with = |mode: &str, ca: Option<&String>, password: &str| PostgresOptions {
         password: Some(password.to_owned()),
-        ca_file: ca.map(Into::into),
+        authorities: ca.map(|file| std::fs::read(file).unwrap()),
         schema: format!("tls_{}", std::process::id()),
         ..PostgresOptions::new(format!("{url}{mode}"))
     };

@@ -1,6 +1,5 @@
 //! Settings of the PostgreSQL adapter.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// How to reach a PostgreSQL server with pgvector, and how to use it. Nothing is read from the environment here.
@@ -12,11 +11,13 @@ pub struct PostgresOptions {
     /// `sslmode`: `disable`; `prefer` (the default, as in libpq: encrypted if the server offers it, to whoever answers);
     /// `require`, `verify-ca` and `verify-full` all encrypt and verify certificate and host name.
     pub url: String,
+    /// Overrides the URL's user.
+    pub user: Option<String>,
     /// Overrides the URL's password.
     pub password: Option<String>,
-    /// PEM file with the authorities that sign the server's certificate, such as the bundle of Amazon RDS; `None` for
-    /// the platform's own. With a file, `prefer` becomes `verify-full`.
-    pub ca_file: Option<PathBuf>,
+    /// The authorities that sign the server's certificate, in PEM form, such as the bundle of Amazon RDS; `None` for the
+    /// platform's own. With them, `prefer` becomes `verify-full`.
+    pub authorities: Option<Vec<u8>>,
     /// Schema that holds all tables: lower-case letters, digits and `_`. Default `anabranch`; made if it is absent.
     pub schema: String,
     /// Names of the collections that get an HNSW index. Default `items`; users are stored only, since user → item is
@@ -49,8 +50,9 @@ impl PostgresOptions {
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
+            user: None,
             password: None,
-            ca_file: None,
+            authorities: None,
             schema: "anabranch".to_owned(),
             indexed: vec!["items".to_owned()],
             exact_scan_max: 4096,
@@ -71,7 +73,7 @@ impl std::fmt::Debug for PostgresOptions {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter
             .debug_struct("PostgresOptions")
-            .field("ca_file", &self.ca_file)
+            .field("authorities", &self.authorities.as_ref().map(Vec::len))
             .field("schema", &self.schema)
             .field("indexed", &self.indexed)
             .field("exact_scan_max", &self.exact_scan_max)

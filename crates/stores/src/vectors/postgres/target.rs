@@ -36,6 +36,9 @@ impl Target {
         })?;
         let place = place(&config, &options.schema);
         check_schema(&options.schema).map_err(|reason| unusable(&place, reason))?;
+        if let Some(user) = &options.user {
+            config.user(user);
+        }
         if config.get_user().is_none() {
             return Err(unusable(&place, "its URL names no user: postgres://user@host/database".to_owned()));
         }
@@ -46,14 +49,14 @@ impl Target {
         config.keepalives(true).keepalives_idle(SILENCE_MAX / 2).keepalives_interval(SILENCE_MAX / 6);
         config.tcp_user_timeout(SILENCE_MAX);
         let verify = verify_named || config.get_ssl_mode() == SslMode::Require;
-        let trust = match (&options.ca_file, config.get_ssl_mode()) {
+        let trust = match (&options.authorities, config.get_ssl_mode()) {
             (Some(_), SslMode::Disable) => {
                 return Err(unusable(
                     &place,
-                    "a file of authorities is given, yet its URL says sslmode=disable".into(),
+                    "authorities are given, yet its URL says sslmode=disable".into(),
                 ));
             }
-            (Some(file), _) => Trust::File(file.clone()),
+            (Some(pem), _) => Trust::Authorities(pem.clone()),
             (None, _) if verify => Trust::Platform,
             (None, _) => Trust::Anyone,
         };
@@ -154,10 +157,10 @@ mod tests {
         for schema in ["", "A", "a b", "a\"b", "pg_x", "1a", &"x".repeat(64)] {
             assert_eq!(refused(PostgresOptions { schema: schema.to_owned(), ..good.clone() }), fix, "{schema}");
         }
-        let ca_file = Some("/nowhere/ca.pem".into());
-        assert_eq!(refused(PostgresOptions { ca_file: ca_file.clone(), ..good }), fix);
+        let authorities = Some(b"no certificate".to_vec());
+        assert_eq!(refused(PostgresOptions { authorities: authorities.clone(), ..good }), fix);
         let plain = PostgresOptions::new("postgres://me@db/shop?sslmode=disable");
-        assert_eq!(refused(PostgresOptions { ca_file, ..plain }), fix);
+        assert_eq!(refused(PostgresOptions { authorities, ..plain }), fix);
     }
 
     #[test]

@@ -5,7 +5,6 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -23,8 +22,8 @@ use tokio_rustls::client::TlsStream as RustlsStream;
 /// Whose certificates are accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Trust {
-    /// Signed by an authority of this PEM file.
-    File(PathBuf),
+    /// Signed by one of these, in PEM form.
+    Authorities(Vec<u8>),
     /// Signed by an authority that the platform trusts.
     Platform,
     /// Any: encryption against listeners only, as libpq's `prefer`.
@@ -45,7 +44,7 @@ impl Tls {
             .map_err(|error| error.to_string())?;
         let builder = match trust {
             Trust::Anyone => builder.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAny { provider })),
-            Trust::File(_) | Trust::Platform => builder.with_root_certificates(roots(trust)?),
+            Trust::Authorities(_) | Trust::Platform => builder.with_root_certificates(roots(trust)?),
         };
         let mut config = builder.with_no_client_auth();
         // What a server asks for that is spoken to in TLS from the first byte.
@@ -56,18 +55,17 @@ impl Tls {
 
 fn roots(trust: &Trust) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
-    let Trust::File(file) = trust else {
+    let Trust::Authorities(pem) = trust else {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         return Ok(roots);
     };
-    let unreadable = |reason: String| format!("the authorities in {} cannot be read: {reason}", file.display());
-    let pem = std::fs::read(file).map_err(|error| unreadable(error.to_string()))?;
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
+    let unreadable = |reason: String| format!("the authorities cannot be read: {reason}");
+    for certificate in CertificateDer::pem_slice_iter(pem) {
         let certificate = certificate.map_err(|error| unreadable(error.to_string()))?;
         roots.add(certificate).map_err(|error| unreadable(error.to_string()))?;
     }
     if roots.is_empty() {
-        return Err(unreadable("it holds no certificate in PEM form".to_owned()));
+        return Err(unreadable("there is no certificate in PEM form".to_owned()));
     }
     Ok(roots)
 }
