@@ -176,8 +176,6 @@ def test_every_permission_names_the_code_that_needs_it():
             named = re.findall(r"\b(?:[a-z0-9]+/)+[a-z0-9_]+(?:\.rs|\.py)?", why)
             for name in named:
                 places = [ROOT / name, ROOT / "crates" / name, ROOT / "lambda" / name]
-                if name.startswith(("scripts/", "aws/src/vectors")):
-                    continue  # comes with the wheel and the vector databases
                 assert any(place.exists() for place in places), f"{path}: there is no {name}"
             assert named or why.startswith(SERVICES), f"{path}: {why!r} names no code and no service"
     assert seen > 30

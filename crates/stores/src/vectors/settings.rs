@@ -159,7 +159,8 @@ impl VectorSettings {
                 problem: format!("[vectors] postgres.ca_file = {:?}: {error}", given.ca_file),
             };
             let store = RemoteStore::s3(bucket, "", &s3()).map_err(unread)?;
-            options.authorities = Some(ObjectPath::new(key).and_then(|key| store.get(&key)).map_err(unread)?);
+            let pem = ObjectPath::new(key).and_then(|key| store.get(&key)).map_err(unread)?;
+            options.authorities = Some(pem.to_vec());
         } else if !given.ca_file.is_empty() {
             options.authorities = Some(std::fs::read(&given.ca_file).map_err(|error| VectorError::Settings {
                 problem: format!("[vectors] postgres.ca_file = {:?}: {error}", given.ca_file),
