@@ -32,8 +32,8 @@ pub struct PostgresOptions {
     pub ef_construction: u32,
     /// Candidates kept while searching the graph, raised with `k`. Default 128, at most 1,000.
     pub ef_search: u32,
-    /// Memory for building an index, in MiB: a graph that fits is built many times faster. Default 256, enough for
-    /// about half a million items of 64 dimensions.
+    /// Memory for building an index, in MiB: a graph that fits is built many times faster. Default 256; the server says in
+    /// a notice when a graph has outgrown it.
     pub maintenance_memory_mib: u32,
     /// Most connections at once; further calls wait for one. Default 8.
     pub connections_max: usize,
