@@ -9,6 +9,8 @@ Contestants take turns, medians are printed, CPU seconds are counted: these mach
   worker    one shard's worker stage by stage at histories of 64 and 256, beside what this core's matrix product would
             need for the scores alone; decode + join + commit without lists
   spark     iALS half-steps under local Spark beside MLlib's ALS (bench/spark_als.py); needs Gowalla's data
+  vectors   recall and queries a second of the embedded vector database, PostgreSQL with pgvector, and S3 Vectors as far
+            as a fake shows (tests/vectors_service.py: its recall, not its speed)
   lambda    the function's CPU for 1,000 records beside the same job in Python with numpy (bench/numpy_batch.py), what it
             holds in memory, and how long a snapshot takes until it answers
 """
@@ -248,6 +250,38 @@ def bench_worker(folder, home, rounds):
     )
 
 
+def bench_vectors(folder):
+    build_examples("vector_recall")
+    rows = []
+
+    def add(place, *sizes, speed=True, **environment):
+        program = Path(BINARY).parent / "examples" / "vector_recall"
+        done = subprocess.run(
+            [program, place, *map(str, sizes)], check=True, stdout=subprocess.PIPE, env={**os.environ, "TMPDIR": str(folder), **environment})
+        told = json.loads(done.stdout)
+        cells = [f"{told[name]['recall_at_10']:.4f}" + (f" / {told[name]['queries_per_s']:,.0f}" if speed else "")
+                 for name in ("all", "half", "13_percent", "1_percent", "inner_product")]
+        rows.append([told["store"], f"{told['items']:,} × {told['dim']}", f"{told['load_and_index_s']:.1f}" if speed else "", *cells,
+                     f"{told['all']['times_exact']:.1f}" if speed else ""])
+
+    add("embedded")
+    sys.path.insert(0, str(HERE.parent / "tests"))
+    from test_vectors_postgres import running_server
+    from test_vectors_s3 import running_service
+
+    with running_server() as server:
+        add(server.url)
+    with running_service() as service:
+        add("s3-vectors://anabranch-test", 5_000, 64, 50, speed=False, AWS_ENDPOINT_URL_S3VECTORS=service.url, AWS_REGION="us-east-1",
+            AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test")
+    table(
+        "Vector databases: recall@10 / queries a second of one caller",
+        ["", "items × dimensions", "loaded, s", "all", "half", "13 %", "1 %", "inner product", "all, times the exact scan"],
+        rows,
+        "S3 Vectors is a fake that searches exactly: its recall is the adapter's, its speed would be ours.",
+    )
+
+
 def bench_lambda(folder, home, rounds):
     build_examples("batch", "open")
     snapshot = snapshot_of(home)
@@ -301,7 +335,7 @@ def main():
     parser.add_argument("--rows", type=int, default=5_000_000, help="rows of the ETL bench")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=20, help="length of the latency bench")
-    parts = ["etl", "train", "stream", "latency", "worker", "lambda", "spark"]
+    parts = ["etl", "train", "stream", "latency", "worker", "lambda", "spark", "vectors"]
     parser.add_argument("--only", choices=parts, nargs="*")
     arguments = parser.parse_args()
     wanted = set(arguments.only or parts)
@@ -312,7 +346,9 @@ def main():
             bench_etl(folder, arguments.rows, arguments.rounds)
         if "spark" in wanted:
             bench_spark()
-        if wanted - {"etl", "spark"}:
+        if "vectors" in wanted:
+            bench_vectors(folder)
+        if wanted - {"etl", "spark", "vectors"}:
             raw, home, cut_over_ms = model_home(folder, 4_100_000)
             bench_train(home)
             if "stream" in wanted:

@@ -1,6 +1,7 @@
 """The vector database on a real PostgreSQL with pgvector: conformance, faults, TLS. The server comes from PyPI, the tests are Rust."""
 
 import asyncio
+import contextlib
 import json
 import os
 import shlex
@@ -114,6 +115,13 @@ class Encrypting:
 
 @pytest.fixture(scope="module")
 def server():
+    with running_server() as found:
+        yield found
+
+
+@contextlib.contextmanager
+def running_server():
+    """A PostgreSQL of its own."""
     if not shutil.which("openssl"):
         pytest.fail("openssl is needed to make certificates")
     # A short path: a socket's has a limit. Readable by the user that the server runs as, who is not root.

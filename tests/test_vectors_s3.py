@@ -1,5 +1,6 @@
 """The adapter for Amazon S3 Vectors over HTTP, with signatures checked, against moto behind `vectors_service.py`."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -20,6 +21,13 @@ OPERATIONS = {
 
 @pytest.fixture
 def service():
+    with running_service() as door:
+        yield door
+
+
+@contextlib.contextmanager
+def running_service():
+    """moto behind the door, with a bucket."""
     port = free_port()
     moto = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],

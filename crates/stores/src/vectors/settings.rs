@@ -204,3 +204,61 @@ impl VectorSettings {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    fn places<'a>(folder: Option<&'a Path>) -> VectorPlaces<'a> {
+        VectorPlaces { folder, access: Access::ReadWrite, seed: 1, variable: &|_| None }
+    }
+
+    #[test]
+    fn what_a_kind_needs_is_asked_for() {
+        let postgres = |url: &str, password: &str, secret_arn: &str| VectorSettings {
+            kind: VectorKind::Postgres,
+            postgres: PostgresSettings {
+                url: url.to_owned(),
+                password: password.to_owned(),
+                secret_arn: secret_arn.to_owned(),
+                ..PostgresSettings::default()
+            },
+            ..VectorSettings::default()
+        };
+        let cases = [
+            (postgres("", "", ""), "postgres.url is empty"),
+            (postgres("postgres://me@db/shop", "p", "arn"), "one of them"),
+            (postgres("postgres://me@db/shop", "", "no arn"), "secret_arn"),
+            (VectorSettings { kind: VectorKind::S3Vectors, ..VectorSettings::default() }, "s3.bucket is empty"),
+            (VectorSettings::default(), "has no folder here"),
+        ];
+        for (settings, part) in cases {
+            let error = settings.open(&places(None)).map(|_| ()).expect_err(part);
+            assert!(error.to_string().contains(part), "{error}");
+            assert_eq!(error.kind(), ErrorKind::FixInput);
+        }
+        let mut missing = postgres("postgres://me@db/shop", "", "");
+        "/nowhere/ca.pem".clone_into(&mut missing.postgres.ca_file);
+        let error = missing.open(&places(None)).map(|_| ()).expect_err("no such file");
+        assert!(error.to_string().contains("ca_file"), "{error}");
+    }
+
+    #[test]
+    fn secrets_are_read_and_not_shown() {
+        let text = r#"{"kind": "postgres", "postgres": {"url": "postgres://me:hush@db/shop", "password": "hush"}}"#;
+        let settings: VectorSettings = serde_json::from_str(text).expect("it is one");
+        assert_eq!(settings.postgres.password, "hush");
+        assert!(!format!("{settings:?}").contains("hush"));
+        assert!(!settings.place(Path::new("")).contains("hush"));
+        let shown = serde_json::to_value(&settings).expect("plain data");
+        assert_eq!(shown["postgres"]["password"], "");
+    }
+
+    #[test]
+    fn the_embedded_one_is_the_default() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let opened = VectorSettings::default().open(&places(Some(folder.path()))).expect("opens");
+        assert!(opened.versions("items").expect("lists").is_empty());
+    }
+}
