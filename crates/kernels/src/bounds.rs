@@ -12,6 +12,24 @@ use rayon::prelude::*;
 
 const BLOCKS_PER_TASK: usize = 256;
 
+/// Blocks of which one bound is noted, lane by lane, before each is looked at alone.
+pub(crate) const GROUP_BLOCKS: usize = 4;
+
+/// Of each lane of a group of blocks the value that `pick` leaves of its blocks' values.
+fn of_groups(values: &AlignedF32, pick: impl Fn(f32, f32) -> f32) -> AlignedF32 {
+    let groups = values.as_slice().chunks(GROUP_BLOCKS * LANES);
+    let mut picked = AlignedF32::zeroed(groups.len() * LANES);
+    for (picked, group) in picked.as_mut_slice().chunks_exact_mut(LANES).zip(groups) {
+        picked.copy_from_slice(&group[..LANES]);
+        for block in group[LANES..].chunks_exact(LANES) {
+            for (picked, value) in picked.iter_mut().zip(block) {
+                *picked = pick(*picked, *value);
+            }
+        }
+    }
+    picked
+}
+
 /// More than the rounding of the few operations that make a bound.
 const SLACK: f32 = 1e-6;
 
@@ -33,6 +51,8 @@ pub(crate) fn user_norm(user: &[f32]) -> f32 {
 pub struct Norms {
     /// A whole number of blocks, zero past the last item.
     values: AlignedF32,
+    /// The greatest of each lane of a group.
+    most: AlignedF32,
     items: usize,
     dim: usize,
 }
@@ -57,7 +77,8 @@ impl Norms {
                 }
             }
         });
-        Self { values, items: items.items(), dim: items.dim() }
+        let most = of_groups(&values, f32::max);
+        Self { values, most, items: items.items(), dim: items.dim() }
     }
 
     /// Whether these are the norms of factors of this shape.
@@ -69,13 +90,21 @@ impl Norms {
     pub(crate) fn as_slice(&self) -> &[f32] {
         self.values.as_slice()
     }
+
+    /// The greatest norm of each lane of a group, the group that is cut short included.
+    pub(crate) fn of_groups(&self) -> &[f32] {
+        self.most.as_slice()
+    }
 }
 
 /// What every score of an item is multiplied by in the end: positive and finite.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scale {
-    /// A whole number of blocks.
+    /// A whole number of blocks, zero past the last item.
     values: AlignedF32,
+    /// The least and the greatest of each lane of a group.
+    least: AlignedF32,
+    most: AlignedF32,
     items: usize,
 }
 
@@ -87,7 +116,8 @@ impl Scale {
         }
         let mut padded = AlignedF32::zeroed(values.len());
         padded.as_mut_slice()[..values.len()].copy_from_slice(values);
-        Ok(Self { values: padded, items: values.len() })
+        let (least, most) = (of_groups(&padded, f32::min), of_groups(&padded, f32::max));
+        Ok(Self { values: padded, least, most, items: values.len() })
     }
 
     /// The number of items.
@@ -98,5 +128,10 @@ impl Scale {
     /// The values, a whole number of blocks.
     pub(crate) fn padded(&self) -> &[f32] {
         self.values.as_slice()
+    }
+
+    /// The least and the greatest value of each lane of a group. Zero counts where a lane reaches past the last item.
+    pub(crate) fn of_groups(&self) -> (&[f32], &[f32]) {
+        (self.least.as_slice(), self.most.as_slice())
     }
 }

@@ -27,11 +27,13 @@ mod normal;
 mod prefetch;
 mod scan;
 mod score;
+mod side_by_side;
 mod top_k;
 
 #[cfg(test)]
 mod tests;
 
+pub use aligned::AlignedF32;
 pub use blocked::{BlockedFactors, BlockedView, LANES, Rows, ShapeError};
 pub use bounds::{Norms, Scale};
 pub use cholesky::NotPositiveDefinite;
@@ -40,6 +42,7 @@ pub use isa::{Isa, Kernels};
 pub use normal::{BaseMatrix, NormalEquations};
 pub use prefetch::prefetch;
 pub use score::{Items, K_MAX, Query, Scan, ScanBuffers, ScoreError, dot};
+pub use side_by_side::SideBySide;
 pub use top_k::{Scored, TopK};
 
 /// The greatest supported number of dimensions; it bounds the scratch that one thread holds (1024² × 4 bytes).

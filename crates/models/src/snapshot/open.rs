@@ -8,7 +8,7 @@ use super::meta::SnapshotMeta;
 use super::sections::{Sections, corrupt};
 use crate::ials::FoldIn;
 use crate::map::{Bytes, Plain, numbers};
-use anabranch_kernels::BlockedView;
+use anabranch_kernels::{BlockedView, prefetch};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -298,5 +298,17 @@ impl<'a> NeighbourLists<'a> {
     pub fn of(&self, item: u32) -> (&'a [u32], &'a [f32]) {
         let range = self.offsets[item as usize] as usize..self.offsets[item as usize + 1] as usize;
         (&self.items[range.clone()], &self.scores[range])
+    }
+
+    /// Asks for the memory that says where the neighbours of `item` are.
+    pub fn prefetch_place(&self, item: u32) {
+        prefetch(&self.offsets[item as usize..=item as usize]);
+    }
+
+    /// Asks for the memory of the neighbours of `item`.
+    pub fn prefetch(&self, item: u32) {
+        let (neighbours, scores) = self.of(item);
+        prefetch(neighbours);
+        prefetch(scores);
     }
 }
