@@ -8,6 +8,8 @@
 
 use crate::aligned::AlignedF32;
 use crate::blocked::{BlockedView, LANES, ShapeError};
+use crate::isa::{Kernels, dispatch};
+use crate::lanes::Lanes;
 use rayon::prelude::*;
 
 const BLOCKS_PER_TASK: usize = 256;
@@ -60,25 +62,19 @@ pub struct Norms {
 impl Norms {
     /// Reads all factors once.
     pub fn of(items: BlockedView<'_>) -> Self {
+        let kernels = Kernels::best();
         let mut values = AlignedF32::zeroed(items.padded_items());
         // A share of the blocks for each task: a million items are half a gigabyte to read.
         let norms = values.as_mut_slice().par_chunks_mut(BLOCKS_PER_TASK * LANES);
         norms.zip(items.values().par_chunks(BLOCKS_PER_TASK * LANES * items.dim())).for_each(|(norms, values)| {
-            let blocks = values.chunks_exact(LANES * items.dim());
-            for (norms, block) in norms.chunks_exact_mut(LANES).zip(blocks) {
-                let mut squares = [0.0_f64; LANES];
-                for lanes in block.chunks_exact(LANES) {
-                    for (sum, value) in squares.iter_mut().zip(lanes) {
-                        *sum += f64::from(*value) * f64::from(*value);
-                    }
-                }
-                for (norm, squares) in norms.iter_mut().zip(squares) {
-                    *norm = (squares.sqrt() as f32 * (1.0 + SLACK)).min(f32::MAX);
-                }
-            }
+            norms_of_blocks(kernels, values, items.dim(), norms);
         });
+        Self::new(values, items.items(), items.dim())
+    }
+
+    fn new(values: AlignedF32, items: usize, dim: usize) -> Self {
         let most = of_groups(&values, f32::max);
-        Self { values, most, items: items.items(), dim: items.dim() }
+        Self { values, most, items, dim }
     }
 
     /// Whether these are the norms of factors of this shape.
@@ -94,6 +90,56 @@ impl Norms {
     /// The greatest norm of each lane of a group, the group that is cut short included.
     pub(crate) fn of_groups(&self) -> &[f32] {
         self.most.as_slice()
+    }
+}
+
+/// Norms of factors that somebody reads anyway, block after block.
+#[derive(Debug)]
+pub struct NormsBuilder {
+    kernels: Kernels,
+    values: AlignedF32,
+    items: usize,
+    dim: usize,
+    blocks: usize,
+}
+
+impl NormsBuilder {
+    /// For so many items, of which no block is read yet.
+    pub fn new(kernels: Kernels, items: usize, dim: usize) -> Self {
+        Self { kernels, values: AlignedF32::zeroed(items), items, dim, blocks: 0 }
+    }
+
+    /// The next blocks of the factors, `[blocks][dim][16]`; what goes past the last item is left alone.
+    pub fn push(&mut self, values: &[f32]) {
+        let norms = self.values.as_mut_slice().get_mut(self.blocks * LANES..).unwrap_or_default();
+        norms_of_blocks(self.kernels, values, self.dim, norms);
+        self.blocks += values.len() / (LANES * self.dim).max(1);
+    }
+
+    /// The norms, if the factors were read to their end.
+    pub fn finish(self) -> Option<Norms> {
+        (self.blocks == self.items.div_ceil(LANES)).then(|| Norms::new(self.values, self.items, self.dim))
+    }
+}
+
+dispatch! {
+    fn norms_of_blocks(values: &[f32], dim: usize, norms: &mut [f32]) = norms_body
+}
+
+/// # Safety
+/// As [`Lanes`], whose features the compiler uses.
+#[inline(always)]
+unsafe fn norms_body<L: Lanes>(values: &[f32], dim: usize, norms: &mut [f32]) {
+    for (norms, block) in norms.as_chunks_mut::<LANES>().0.iter_mut().zip(values.chunks_exact(LANES * dim)) {
+        let mut squares = [0.0_f64; LANES];
+        for lanes in block.as_chunks::<LANES>().0 {
+            for (sum, value) in squares.iter_mut().zip(lanes) {
+                *sum += f64::from(*value) * f64::from(*value);
+            }
+        }
+        for (norm, squares) in norms.iter_mut().zip(squares) {
+            *norm = (squares.sqrt() as f32 * (1.0 + SLACK)).min(f32::MAX);
+        }
     }
 }
 

@@ -24,8 +24,7 @@ use crate::ials::FoldInError;
 use crate::interactions::{RowFault, check_row};
 use crate::snapshot::Snapshot;
 use anabranch_kernels::{
-    self as kernels, AlignedF32, K_MAX, Kernels, NormalEquations, Norms, Rows, Scale, Scan, ScanBuffers, Scored,
-    SideBySide,
+    self as kernels, AlignedF32, K_MAX, Kernels, NormalEquations, Rows, Scale, Scan, ScanBuffers, Scored, SideBySide,
 };
 use rayon::prelude::*;
 use std::sync::Arc;
@@ -110,7 +109,6 @@ pub struct Scratch {
 pub struct Recommender {
     snapshot: Arc<Snapshot>,
     kernels: Kernels,
-    norms: Norms,
     /// The snapshot's trend, unless nothing trends.
     scale: Option<Scale>,
     /// Popularity over its greatest value, zero where nothing is popular; a whole number of blocks.
@@ -137,7 +135,6 @@ impl Recommender {
             *popular = popularity / divisor;
             *base = weight * *popular;
         }
-        let norms = Norms::of(snapshot.item_factors());
         let is_trending = snapshot.trend().iter().any(|trend| trend.to_bits() != 1.0_f32.to_bits());
         let scale = is_trending.then(|| {
             Scale::new(snapshot.trend()).expect("the snapshot's trend was verified to be positive and finite")
@@ -149,7 +146,7 @@ impl Recommender {
             rows.par_chunks_exact_mut(dim).enumerate().for_each(|(item, row)| factors.copy_row(item, row));
             rows
         });
-        Self { snapshot, kernels, norms, scale, popular, base, rows }
+        Self { snapshot, kernels, scale, popular, base, rows }
     }
 
     /// The snapshot that answers.
@@ -207,7 +204,7 @@ impl Recommender {
         let starts = starts.as_mut_slice();
         let factors = self.snapshot.item_factors();
         let (rows, scale) = (self.rows.as_deref(), self.scale.as_ref());
-        let items = kernels::Items { factors, rows, norms: &self.norms, scale };
+        let items = kernels::Items { factors, rows, norms: self.snapshot.item_norms(), scale };
         let mut scan = self.kernels.scan(items, scan).expect("rows, norms and scale were made of these factors");
         let mut added = Vec::with_capacity(batch.len());
         for group in batch.chunks(SideBySide::SYSTEMS_MAX) {
