@@ -3,6 +3,8 @@
 //! Every operation is correctly rounded IEEE 754 on each lane alone, so the three implementations agree bit for bit
 //! and the kernels above need only one text.
 
+use crate::verify::{self, LongHash};
+
 /// Sixteen lanes of `f32`.
 ///
 /// # Safety
@@ -47,6 +49,11 @@ pub(crate) trait Lanes: Copy {
             }
             std::array::from_fn(|row| Self::load(to[row].as_ptr()))
         }
+    }
+    /// Adds a block to the sums of a checksum, and mixes them.
+    #[inline(always)]
+    unsafe fn hash_block(sums: &mut [u64; 8], block: &[u8; LongHash::BLOCK_BYTES]) {
+        verify::add_block(sums, block);
     }
 }
 
@@ -132,13 +139,18 @@ mod x86 {
     //! SAFETY of every block here: the trait's contract says that the features are there and the pointers valid; the
     //! intrinsics used are the unaligned ones.
     use super::Lanes;
+    use crate::verify::{LongHash, PRIME32, SECRET};
     use std::arch::x86_64::{
-        __m256, __m512, _CMP_GE_OQ, _mm256_andnot_ps, _mm256_cmp_ps, _mm256_div_ps, _mm256_fmadd_ps, _mm256_fnmadd_ps,
-        _mm256_loadu_ps, _mm256_max_ps, _mm256_min_ps, _mm256_movemask_ps, _mm256_mul_ps, _mm256_set1_ps,
-        _mm256_sqrt_ps, _mm256_storeu_ps, _mm512_abs_ps, _mm512_castpd_ps, _mm512_castps_pd, _mm512_cmp_ps_mask,
-        _mm512_div_ps, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_max_ps, _mm512_min_ps, _mm512_mul_ps,
-        _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4, _mm512_sqrt_ps, _mm512_storeu_ps, _mm512_unpackhi_pd,
-        _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+        __m256, __m512, _CMP_GE_OQ, _mm256_add_epi64, _mm256_andnot_ps, _mm256_cmp_ps, _mm256_div_ps, _mm256_fmadd_ps,
+        _mm256_fnmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_max_ps, _mm256_min_ps, _mm256_movemask_ps,
+        _mm256_mul_epu32, _mm256_mul_ps, _mm256_set1_epi64x, _mm256_set1_ps, _mm256_shuffle_epi32, _mm256_slli_epi64,
+        _mm256_sqrt_ps, _mm256_srli_epi64, _mm256_storeu_ps, _mm256_storeu_si256, _mm256_xor_si256, _mm512_abs_ps,
+        _mm512_add_epi64, _mm512_castpd_ps, _mm512_castps_pd, _mm512_cmp_ps_mask, _mm512_div_ps, _mm512_fmadd_ps,
+        _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_max_ps, _mm512_min_ps, _mm512_mul_epu32,
+        _mm512_mul_ps, _mm512_set1_epi64, _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_epi32,
+        _mm512_shuffle_f32x4, _mm512_slli_epi64, _mm512_sqrt_ps, _mm512_srli_epi64, _mm512_storeu_ps,
+        _mm512_storeu_si512, _mm512_unpackhi_pd, _mm512_unpackhi_ps, _mm512_unpacklo_pd, _mm512_unpacklo_ps,
+        _mm512_xor_si512,
     };
 
     /// Two 256-bit registers; a tile of 6 uses 12 accumulators of the 16 registers.
@@ -210,6 +222,32 @@ mod x86 {
             unsafe {
                 let one = _mm256_set1_ps(1.0);
                 Self(_mm256_div_ps(one, self.0), _mm256_div_ps(one, self.1))
+            }
+        }
+        #[inline(always)]
+        unsafe fn hash_block(sums: &mut [u64; 8], block: &[u8; LongHash::BLOCK_BYTES]) {
+            // A stripe is 64 bytes, the secret moves by eight bytes from one to the next, and its end mixes: 16 stripes and
+            // 192 bytes of secret, so that every load lies inside.
+            unsafe {
+                let prime = _mm256_set1_epi64x(PRIME32[0] as i64);
+                for part in (0..64).step_by(32) {
+                    let to = sums.as_mut_ptr().byte_add(part);
+                    let mut sum = _mm256_loadu_si256(to.cast());
+                    for stripe in 0..16 {
+                        let values = _mm256_loadu_si256(block.as_ptr().add(64 * stripe + part).cast());
+                        let keys =
+                            _mm256_xor_si256(values, _mm256_loadu_si256(SECRET.as_ptr().add(8 * stripe + part).cast()));
+                        let products = _mm256_mul_epu32(keys, _mm256_srli_epi64::<32>(keys));
+                        sum = _mm256_add_epi64(_mm256_add_epi64(sum, _mm256_shuffle_epi32::<0x4E>(values)), products);
+                    }
+                    let secret = _mm256_loadu_si256(SECRET.as_ptr().add(128 + part).cast());
+                    let mixed = _mm256_xor_si256(_mm256_xor_si256(sum, _mm256_srli_epi64::<47>(sum)), secret);
+                    let high = _mm256_mul_epu32(_mm256_srli_epi64::<32>(mixed), prime);
+                    _mm256_storeu_si256(
+                        to.cast(),
+                        _mm256_add_epi64(_mm256_mul_epu32(mixed, prime), _mm256_slli_epi64::<32>(high)),
+                    );
+                }
             }
         }
     }
@@ -295,6 +333,32 @@ mod x86 {
                     columns[12 + c] = Self(_mm512_shuffle_f32x4::<0xDD>(odd_ab, odd_cd));
                 }
                 columns
+            }
+        }
+        #[inline(always)]
+        unsafe fn hash_block(sums: &mut [u64; 8], block: &[u8; LongHash::BLOCK_BYTES]) {
+            // A stripe is 64 bytes, the secret moves by eight bytes from one to the next, and its end mixes: 16 stripes and
+            // 192 bytes of secret, so that every load lies inside.
+            unsafe {
+                let prime = _mm512_set1_epi64(PRIME32[0] as i64);
+                for part in (0..64).step_by(64) {
+                    let to = sums.as_mut_ptr().byte_add(part);
+                    let mut sum = _mm512_loadu_si512(to.cast());
+                    for stripe in 0..16 {
+                        let values = _mm512_loadu_si512(block.as_ptr().add(64 * stripe + part).cast());
+                        let keys =
+                            _mm512_xor_si512(values, _mm512_loadu_si512(SECRET.as_ptr().add(8 * stripe + part).cast()));
+                        let products = _mm512_mul_epu32(keys, _mm512_srli_epi64::<32>(keys));
+                        sum = _mm512_add_epi64(_mm512_add_epi64(sum, _mm512_shuffle_epi32::<0x4E>(values)), products);
+                    }
+                    let secret = _mm512_loadu_si512(SECRET.as_ptr().add(128 + part).cast());
+                    let mixed = _mm512_xor_si512(_mm512_xor_si512(sum, _mm512_srli_epi64::<47>(sum)), secret);
+                    let high = _mm512_mul_epu32(_mm512_srli_epi64::<32>(mixed), prime);
+                    _mm512_storeu_si512(
+                        to.cast(),
+                        _mm512_add_epi64(_mm512_mul_epu32(mixed, prime), _mm512_slli_epi64::<32>(high)),
+                    );
+                }
             }
         }
     }

@@ -9,7 +9,7 @@ use crate::isa::{Kernels, dispatch};
 use crate::lanes::Lanes;
 
 /// The default secret of XXH3.
-const SECRET: [u8; 192] = [
+pub(crate) const SECRET: [u8; 192] = [
     0xb8, 0xfe, 0x6c, 0x39, 0x23, 0xa4, 0x4b, 0xbe, 0x7c, 0x01, 0x81, 0x2c, 0xf7, 0x21, 0xad, 0x1c, 0xde, 0xd4, 0x6d,
     0xe9, 0x83, 0x90, 0x97, 0xdb, 0x72, 0x40, 0xa4, 0xa4, 0xb7, 0xb3, 0x67, 0x1f, 0xcb, 0x79, 0xe6, 0x4e, 0xcc, 0xc0,
     0xe5, 0x78, 0x82, 0x5a, 0xd0, 0x7d, 0xcc, 0xff, 0x72, 0x21, 0xb8, 0x08, 0x46, 0x74, 0xf7, 0x43, 0x24, 0x8e, 0xe0,
@@ -23,7 +23,7 @@ const SECRET: [u8; 192] = [
     0x40, 0x7e,
 ];
 
-const PRIME32: [u64; 3] = [0x9E37_79B1, 0x85EB_CA77, 0xC2B2_AE3D];
+pub(crate) const PRIME32: [u64; 3] = [0x9E37_79B1, 0x85EB_CA77, 0xC2B2_AE3D];
 const PRIME64: [u64; 5] =
     [0x9E37_79B1_85EB_CA87, 0xC2B2_AE3D_27D4_EB4F, 0x1656_67B1_9E37_79F9, 0x85EB_CA77_C2B2_AE63, 0x27D4_EB2F_1656_67C5];
 
@@ -87,8 +87,6 @@ fn words(bytes: &[u8], at: usize) -> Words {
     std::array::from_fn(|n| word(bytes, at + 8 * n))
 }
 
-/// Plain enough for the compiler to use whatever instruction set its caller enables.
-#[inline(always)]
 fn add_stripe(sums: &mut Words, stripe: &[u8; STRIPE_BYTES], secret_at: usize) {
     let (values, secret) = (words(stripe, 0), words(&SECRET, secret_at));
     for n in 0..8 {
@@ -97,25 +95,28 @@ fn add_stripe(sums: &mut Words, stripe: &[u8; STRIPE_BYTES], secret_at: usize) {
     }
 }
 
+/// Adds a block and mixes: the twin of [`Lanes::hash_block`].
+pub(crate) fn add_block(sums: &mut Words, block: &[u8; LongHash::BLOCK_BYTES]) {
+    for (number, stripe) in block.as_chunks::<STRIPE_BYTES>().0.iter().enumerate() {
+        add_stripe(sums, stripe, number * 8);
+    }
+    for (sum, secret) in sums.iter_mut().zip(words(&SECRET, SECRET.len() - STRIPE_BYTES)) {
+        *sum = (*sum ^ (*sum >> 47) ^ secret).wrapping_mul(PRIME32[0]);
+    }
+}
+
 dispatch! {
     fn add_blocks(sums: &mut Words, blocks: &[u8]) = add_blocks_body
 }
 
 /// # Safety
-/// As [`Lanes`], whose features the compiler uses; `blocks` are whole.
+/// As [`Lanes`].
 #[inline(always)]
 unsafe fn add_blocks_body<L: Lanes>(sums: &mut Words, blocks: &[u8]) {
-    let mut local = *sums;
-    let secret = words(&SECRET, SECRET.len() - STRIPE_BYTES);
-    for block in blocks.chunks_exact(LongHash::BLOCK_BYTES) {
-        for (number, stripe) in block.as_chunks::<STRIPE_BYTES>().0.iter().enumerate() {
-            add_stripe(&mut local, stripe, number * 8);
-        }
-        for (sum, secret) in local.iter_mut().zip(secret) {
-            *sum = (*sum ^ (*sum >> 47) ^ secret).wrapping_mul(PRIME32[0]);
-        }
+    for block in blocks.as_chunks::<{ LongHash::BLOCK_BYTES }>().0 {
+        // SAFETY: the caller's promise.
+        unsafe { L::hash_block(sums, block) };
     }
-    *sums = local;
 }
 
 impl Kernels {
