@@ -73,7 +73,7 @@ impl Ranker {
         n: usize,
     ) -> Result<Vec<Vec<Scored>>, kernels::ScoreError> {
         let view = self.factors.view();
-        let items = kernels::Items { factors: view, norms: &self.norms, scale: None };
+        let items = kernels::Items { factors: view, rows: None, norms: &self.norms, scale: None };
         let dim = view.dim();
         let lists: Result<Vec<Vec<Vec<Scored>>>, kernels::ScoreError> = users
             .par_chunks(Scan::USERS_MAX * dim)

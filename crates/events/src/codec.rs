@@ -72,8 +72,8 @@ pub fn encode(history: &History, types: &EventTypes) -> Vec<u8> {
                 &mut out,
                 (u128::from(newer.abs_diff(entry.time_ms)) << 1) | u128::from(entry.value.is_some()),
             );
-            out.extend_from_slice(&entry.event.0.to_le_bytes());
-            out.extend_from_slice(&entry.item.0.to_le_bytes());
+            let keys: [[u8; 8]; 2] = [entry.event.0.to_le_bytes(), entry.item.0.to_le_bytes()];
+            out.extend_from_slice(keys.as_flattened());
             if let Some(value) = entry.value {
                 out.extend_from_slice(&value.to_bits().to_le_bytes());
             }
@@ -150,6 +150,8 @@ pub fn decode(bytes: &[u8], types: &EventTypes) -> Result<History, CodecError> {
             }
         }
     }
+    // Each type was stored newest first; a class of one type is in order then.
+    history.classes.iter_mut().for_each(|entries| entries.reverse());
     for _ in 0..input.count(9)? {
         let time_ms = newest.wrapping_sub(input.signed()?);
         history.seen.push(Seen { item: ItemKey(input.u64()?), time_ms });
@@ -185,11 +187,18 @@ fn shown_seen(history: &History, types: &EventTypes) -> Vec<Seen> {
     shown
 }
 
-fn put_varint(out: &mut Vec<u8>, value: u64) {
-    put_varint128(out, u128::from(value));
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
 }
 
 fn put_varint128(out: &mut Vec<u8>, mut value: u128) {
+    if let Ok(value) = u64::try_from(value) {
+        return put_varint(out, value);
+    }
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -226,6 +235,17 @@ impl<'a> Input<'a> {
     }
 
     fn varint128(&mut self) -> Result<u128, CodecError> {
+        // Deltas of days and less have at most five bytes; of these none can be cut off by the end, or pass 64 bits.
+        if let Some(bytes) = self.bytes.first_chunk::<5>() {
+            let mut value = 0_u64;
+            for (place, byte) in bytes.iter().enumerate() {
+                value |= u64::from(byte & 0x7f) << (7 * place);
+                if byte & 0x80 == 0 {
+                    self.bytes = &self.bytes[place + 1..];
+                    return Ok(value.into());
+                }
+            }
+        }
         let mut value = 0_u128;
         for shift in (0..70).step_by(7) {
             let byte = self.take(1)?[0];

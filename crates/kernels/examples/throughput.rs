@@ -56,7 +56,7 @@ fn scoring(kernels: Kernels, items: usize, dim: usize, users: usize) {
     starts.iter_mut().step_by(10).for_each(|start| *start += 0.5);
     let mut buffers = ScanBuffers::default();
     let seconds = best_of(5, || {
-        let items = Items { factors: factors.view(), norms: &norms, scale: None };
+        let items = Items { factors: factors.view(), rows: None, norms: &norms, scale: None };
         let mut scan = kernels.scan(items, &mut buffers).unwrap();
         for batch in user_rows.chunks(dim * Scan::USERS_MAX) {
             for user in batch.chunks_exact(dim) {

@@ -8,9 +8,29 @@
 
 use crate::aligned::AlignedF32;
 use crate::blocked::{BlockedView, LANES, ShapeError};
+use crate::isa::{Kernels, dispatch};
+use crate::lanes::Lanes;
 use rayon::prelude::*;
 
 const BLOCKS_PER_TASK: usize = 256;
+
+/// Blocks of which one bound is noted, lane by lane, before each is looked at alone.
+pub(crate) const GROUP_BLOCKS: usize = 4;
+
+/// Of each lane of a group of blocks the value that `pick` leaves of its blocks' values.
+fn of_groups(values: &AlignedF32, pick: impl Fn(f32, f32) -> f32) -> AlignedF32 {
+    let groups = values.as_slice().chunks(GROUP_BLOCKS * LANES);
+    let mut picked = AlignedF32::zeroed(groups.len() * LANES);
+    for (picked, group) in picked.as_mut_slice().chunks_exact_mut(LANES).zip(groups) {
+        picked.copy_from_slice(&group[..LANES]);
+        for block in group[LANES..].chunks_exact(LANES) {
+            for (picked, value) in picked.iter_mut().zip(block) {
+                *picked = pick(*picked, *value);
+            }
+        }
+    }
+    picked
+}
 
 /// More than the rounding of the few operations that make a bound.
 const SLACK: f32 = 1e-6;
@@ -33,6 +53,8 @@ pub(crate) fn user_norm(user: &[f32]) -> f32 {
 pub struct Norms {
     /// A whole number of blocks, zero past the last item.
     values: AlignedF32,
+    /// The greatest of each lane of a group.
+    most: AlignedF32,
     items: usize,
     dim: usize,
 }
@@ -40,24 +62,19 @@ pub struct Norms {
 impl Norms {
     /// Reads all factors once.
     pub fn of(items: BlockedView<'_>) -> Self {
+        let kernels = Kernels::best();
         let mut values = AlignedF32::zeroed(items.padded_items());
         // A share of the blocks for each task: a million items are half a gigabyte to read.
         let norms = values.as_mut_slice().par_chunks_mut(BLOCKS_PER_TASK * LANES);
         norms.zip(items.values().par_chunks(BLOCKS_PER_TASK * LANES * items.dim())).for_each(|(norms, values)| {
-            let blocks = values.chunks_exact(LANES * items.dim());
-            for (norms, block) in norms.chunks_exact_mut(LANES).zip(blocks) {
-                let mut squares = [0.0_f64; LANES];
-                for lanes in block.chunks_exact(LANES) {
-                    for (sum, value) in squares.iter_mut().zip(lanes) {
-                        *sum += f64::from(*value) * f64::from(*value);
-                    }
-                }
-                for (norm, squares) in norms.iter_mut().zip(squares) {
-                    *norm = (squares.sqrt() as f32 * (1.0 + SLACK)).min(f32::MAX);
-                }
-            }
+            norms_of_blocks(kernels, values, items.dim(), norms);
         });
-        Self { values, items: items.items(), dim: items.dim() }
+        Self::new(values, items.items(), items.dim())
+    }
+
+    fn new(values: AlignedF32, items: usize, dim: usize) -> Self {
+        let most = of_groups(&values, f32::max);
+        Self { values, most, items, dim }
     }
 
     /// Whether these are the norms of factors of this shape.
@@ -69,13 +86,71 @@ impl Norms {
     pub(crate) fn as_slice(&self) -> &[f32] {
         self.values.as_slice()
     }
+
+    /// The greatest norm of each lane of a group, the group that is cut short included.
+    pub(crate) fn of_groups(&self) -> &[f32] {
+        self.most.as_slice()
+    }
+}
+
+/// Norms of factors that somebody reads anyway, block after block.
+#[derive(Debug)]
+pub struct NormsBuilder {
+    kernels: Kernels,
+    values: AlignedF32,
+    items: usize,
+    dim: usize,
+    blocks: usize,
+}
+
+impl NormsBuilder {
+    /// For so many items, of which no block is read yet.
+    pub fn new(kernels: Kernels, items: usize, dim: usize) -> Self {
+        Self { kernels, values: AlignedF32::zeroed(items), items, dim, blocks: 0 }
+    }
+
+    /// The next blocks of the factors, `[blocks][dim][16]`; what goes past the last item is left alone.
+    pub fn push(&mut self, values: &[f32]) {
+        let norms = self.values.as_mut_slice().get_mut(self.blocks * LANES..).unwrap_or_default();
+        norms_of_blocks(self.kernels, values, self.dim, norms);
+        self.blocks += values.len() / (LANES * self.dim).max(1);
+    }
+
+    /// The norms, if the factors were read to their end.
+    pub fn finish(self) -> Option<Norms> {
+        (self.blocks == self.items.div_ceil(LANES)).then(|| Norms::new(self.values, self.items, self.dim))
+    }
+}
+
+dispatch! {
+    fn norms_of_blocks(values: &[f32], dim: usize, norms: &mut [f32]) = norms_body
+}
+
+/// # Safety
+/// As [`Lanes`], whose features the compiler uses.
+#[inline(always)]
+unsafe fn norms_body<L: Lanes>(values: &[f32], dim: usize, norms: &mut [f32]) {
+    for (norms, block) in norms.as_chunks_mut::<LANES>().0.iter_mut().zip(values.chunks_exact(LANES * dim)) {
+        let mut squares = [0.0_f64; LANES];
+        for lanes in block.as_chunks::<LANES>().0 {
+            for (sum, value) in squares.iter_mut().zip(lanes) {
+                *sum += f64::from(*value) * f64::from(*value);
+            }
+        }
+        for (norm, squares) in norms.iter_mut().zip(squares) {
+            *norm = (squares.sqrt() as f32 * (1.0 + SLACK)).min(f32::MAX);
+        }
+    }
 }
 
 /// What every score of an item is multiplied by in the end: positive and finite.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scale {
-    /// A whole number of blocks.
+    /// A whole number of blocks, zero past the last item.
     values: AlignedF32,
+    /// The least and the greatest of each lane of a group.
+    least: AlignedF32,
+    most: AlignedF32,
     items: usize,
 }
 
@@ -87,7 +162,8 @@ impl Scale {
         }
         let mut padded = AlignedF32::zeroed(values.len());
         padded.as_mut_slice()[..values.len()].copy_from_slice(values);
-        Ok(Self { values: padded, items: values.len() })
+        let (least, most) = (of_groups(&padded, f32::min), of_groups(&padded, f32::max));
+        Ok(Self { values: padded, least, most, items: values.len() })
     }
 
     /// The number of items.
@@ -98,5 +174,10 @@ impl Scale {
     /// The values, a whole number of blocks.
     pub(crate) fn padded(&self) -> &[f32] {
         self.values.as_slice()
+    }
+
+    /// The least and the greatest value of each lane of a group. Zero counts where a lane reaches past the last item.
+    pub(crate) fn of_groups(&self) -> (&[f32], &[f32]) {
+        (self.least.as_slice(), self.most.as_slice())
     }
 }

@@ -27,20 +27,25 @@ mod normal;
 mod prefetch;
 mod scan;
 mod score;
+mod side_by_side;
 mod top_k;
+mod verify;
 
 #[cfg(test)]
 mod tests;
 
+pub use aligned::AlignedF32;
 pub use blocked::{BlockedFactors, BlockedView, LANES, Rows, ShapeError};
-pub use bounds::{Norms, Scale};
+pub use bounds::{Norms, NormsBuilder, Scale};
 pub use cholesky::NotPositiveDefinite;
 pub use gramian::{GRAMIAN_BLOCKS_PER_GROUP, GRAMIAN_ROWS_PER_BLOCK, gramian, gramian_blocks, gramian_sums};
 pub use isa::{Isa, Kernels};
 pub use normal::{BaseMatrix, NormalEquations};
 pub use prefetch::prefetch;
 pub use score::{Items, K_MAX, Query, Scan, ScanBuffers, ScoreError, dot};
+pub use side_by_side::SideBySide;
 pub use top_k::{Scored, TopK};
+pub use verify::LongHash;
 
 /// The greatest supported number of dimensions; it bounds the scratch that one thread holds (1024² × 4 bytes).
 pub const DIM_MAX: usize = 1024;

@@ -1,10 +1,12 @@
 //! How a batch of users meets the items.
 //!
-//! 1. **Adding a user** reads its starts and the items' norms, never their factors. The least that scores can come to
-//!    ([`crate::bounds`]) gives a floor that the k-th score reaches, the most is noted for groups of blocks in the same
-//!    reading. Blocks of 16 in which nothing can reach the floor are passed over for good, the starts of the others are
-//!    kept.
-//! 2. **Lists**: each block, once in L1, meets the users that kept it, a register tile at a time. The k-th score of a user
+//! 1. **Adding a user** reads its starts, never the items' factors. The greatest start of each lane of a group of blocks
+//!    and the lane's greatest norm tell the least that its best score can come to and the most ([`crate::bounds`]). The
+//!    least of all lanes give a floor that the k-th score reaches. Groups in which nothing can reach it are passed over;
+//!    of the others each block of 16 is looked at by its own norms, and the starts of those that can are kept.
+//! 2. **Few items** are scored at once where their rows lie together: reading whole blocks for a lane or two of each would
+//!    wait for memory longer than all else takes. Then nothing is kept.
+//! 3. **Lists**: each block, once in L1, meets the users that kept it, a register tile at a time. The k-th score of a user
 //!    rises meanwhile, so what was kept is looked at once more, a panel of blocks at a time. The scores of a block are
 //!    compared with it at once, and only lanes that pass reach the heap.
 
@@ -12,10 +14,11 @@ use std::ops::Range;
 
 use crate::aligned::AlignedF32;
 use crate::blocked::LANES;
-use crate::bounds::{Scale, user_norm, widening};
+use crate::bounds::{GROUP_BLOCKS, Scale, user_norm, widening};
 use crate::isa::{Kernels, dispatch};
 use crate::lanes::{Lanes, with_tile_width};
-use crate::score::{Items, Query};
+use crate::prefetch::prefetch;
+use crate::score::{Items, Query, dot};
 use crate::top_k::{Scored, TopK};
 
 /// Users that meet the items together: whole tiles of 4, 6 and 12.
@@ -24,13 +27,22 @@ pub(crate) const USERS_MAX: usize = 96;
 /// Blocks that are looked at together.
 const PANEL_BLOCKS: usize = 32;
 
-/// Blocks whose greatest upper bounds are noted together, lane by lane.
-const GROUP_BLOCKS: usize = 4;
+/// A user's kept blocks are few if they are at most this share of all: were they more, most blocks would be read for several
+/// users of a batch.
+const FEW_SHARE: usize = 8;
+
+/// Items that few blocks may have on average, each counting those that can reach the list.
+const FEW_ITEMS: usize = 3;
+
+/// Items that are scored together, so that one's chain does not wait for another's.
+const TOGETHER: usize = 8;
 
 /// A block that a user kept.
 #[derive(Debug, Clone, Copy)]
 struct Kept {
     block: u32,
+    /// Which of its items can reach the list.
+    mask: u32,
     /// No score in the block is greater.
     upper: f32,
 }
@@ -67,6 +79,8 @@ pub(crate) struct Batch {
     /// 16 for each of `kept`.
     starts: AlignedF32,
     bounds: Bounds,
+    /// Items that can reach a user's list, ascending, each with its start.
+    few: Vec<(u32, f32)>,
     panel: Panel,
 }
 
@@ -75,7 +89,7 @@ pub(crate) struct Batch {
 struct Bounds {
     /// Scores that items of different stripes reach at the least.
     least: Vec<f32>,
-    /// No score in the lane of a group is greater; of each whole group and the one cut short.
+    /// No score in the lane of a group is greater; of each group of whole blocks.
     most: AlignedF32,
 }
 
@@ -112,8 +126,53 @@ impl Batch {
         keep(kernels, items, query.starts, reach, floor, self);
         let best = TopK::new(query.k);
         let threshold = best.threshold().max(floor);
-        self.users.push(User { best, floor, threshold, from, to: self.kept.len() });
+        let mut user = User { best, floor, threshold, from, to: self.kept.len() };
+        if floor > f32::NEG_INFINITY && !self.score_few(kernels, items, query, &mut user) {
+            limit(kernels, items, reach, &self.starts, from, &mut self.kept[from..]);
+        }
+        self.users.push(user);
         self.factors.extend_from_slice(query.user);
+    }
+
+    /// Scores the items of the user's kept blocks that can reach its list, and keeps none, if they are few and their rows
+    /// lie together. Whether it did so.
+    fn score_few(&mut self, kernels: Kernels, items: Items<'_>, query: Query<'_>, user: &mut User) -> bool {
+        let Some(rows) = items.rows else { return false };
+        let Self { kept, starts, few, .. } = self;
+        let blocks = &kept[user.from..];
+        let count: usize = blocks.iter().map(|kept| kept.mask.count_ones() as usize).sum();
+        if blocks.len() * FEW_SHARE > items.factors.padded_items() / LANES || count > blocks.len() * FEW_ITEMS {
+            return false;
+        }
+        let dim = query.user.len();
+        few.clear();
+        for (Kept { block, mask, .. }, starts) in
+            blocks.iter().zip(&starts.as_slice().as_chunks::<LANES>().0[user.from..])
+        {
+            let mut mask = *mask;
+            while mask != 0 {
+                let lane = mask.trailing_zeros() as usize;
+                mask &= mask - 1;
+                let item = *block as usize * LANES + lane;
+                prefetch(&rows[item * dim..][..dim]);
+                few.push((item as u32, starts[lane]));
+            }
+        }
+        for few in few.chunks_mut(TOGETHER) {
+            row_scores(kernels, rows, query.user, few);
+            for (item, sum) in few {
+                let scale = items.scale.map(|scale| scale.padded()[*item as usize]);
+                let score = scale.map_or(*sum, |scale| *sum * scale);
+                if score >= user.threshold {
+                    user.best.offer(*item, score);
+                    user.threshold = user.best.threshold().max(user.floor);
+                }
+            }
+        }
+        kept.truncate(user.from);
+        starts.truncate_lines(user.from);
+        user.to = user.from;
+        true
     }
 
     pub(crate) fn lists(&mut self, kernels: Kernels, items: Items<'_>) -> Vec<Vec<Scored>> {
@@ -171,6 +230,35 @@ impl Reach {
             if SCALED { lower.mul(L::load(block.scale.as_ptr())) } else { lower }
         }
     }
+
+    /// The least that the greatest score of each lane of a group can come to, and the most. All steps are monotonous, so
+    /// the greatest start with the greatest norm bounds each item of the lane, and the item of the greatest start from
+    /// below.
+    ///
+    /// # Safety
+    /// As [`Lanes`].
+    #[inline(always)]
+    unsafe fn of_group<L: Lanes, const SCALED: bool>(self, starts: L, group: &Group<'_>) -> (L, L) {
+        // SAFETY: all arrays hold 16 values.
+        unsafe {
+            let (widening, norm, norms) = (L::splat(self.widening), L::splat(self.norm), L::load(group.norms.as_ptr()));
+            let below = starts.fnma(starts.abs(), widening).fnma(norm, norms);
+            let above = starts.fma(starts.abs(), widening).fma(norm, norms);
+            if !SCALED {
+                return (below, above);
+            }
+            let (least, most) = (L::load(group.scale.0.as_ptr()), L::load(group.scale.1.as_ptr()));
+            // Where a lane reaches past the last item, zero times infinity is no number, and the other product stays.
+            (below.mul(most).min_of(below.mul(least)), above.mul(most).max_of(above.mul(least)))
+        }
+    }
+}
+
+/// What is known of the lanes of a group.
+struct Group<'a> {
+    norms: &'a [f32; LANES],
+    /// Least and greatest; read only where scores are scaled.
+    scale: (&'a [f32; LANES], &'a [f32; LANES]),
 }
 
 /// What is known of 16 items before their factors are read.
@@ -224,8 +312,8 @@ dispatch! {
     fn bound(items: Items<'_>, query: Query<'_>, reach: Reach, bounds: &mut Bounds) = bound_body
 }
 
-/// Fills `bounds.least` with the greatest lower bound of each stripe, a lane of a run of neighbouring groups, and
-/// `bounds.most`. Runs are so long that there are some 16 stripes for each place of the list.
+/// Fills `bounds.least` with what the best score of each stripe reaches at the least, a lane of a run of neighbouring
+/// groups, and `bounds.most`. Runs are so long that there are some 16 stripes for each place of the list.
 ///
 /// # Safety
 /// As [`Lanes`]; shapes were checked.
@@ -246,32 +334,42 @@ unsafe fn bound_body<L: Lanes>(items: Items<'_>, query: Query<'_>, reach: Reach,
 unsafe fn stripes<L: Lanes, const SCALED: bool>(items: Items<'_>, query: Query<'_>, reach: Reach, bounds: &mut Bounds) {
     let Bounds { least, most } = bounds;
     least.clear();
-    most.clear();
     let known = Known::new(items, query.starts);
     let blocks = known.starts.len();
-    let run = (blocks / query.k / GROUP_BLOCKS).clamp(1, 32) * GROUP_BLOCKS;
+    most.resize(blocks.div_ceil(GROUP_BLOCKS) * LANES);
+    let (norms, _) = items.norms.of_groups().as_chunks();
+    let scale = items.scale.map(Scale::of_groups).map(|(least, most)| (least.as_chunks().0, most.as_chunks().0));
+    let (least_scale, most_scale) = scale.unwrap_or((norms, norms));
+    let run = (blocks / query.k / GROUP_BLOCKS).clamp(1, 32);
     let mut lanes = [0.0; LANES];
-    for from in (0..blocks).step_by(run) {
-        // SAFETY: the caller's promise, and 16 lanes.
-        unsafe {
-            let mut reached = L::splat(f32::NEG_INFINITY);
-            let end = (from + run).min(blocks);
-            for group in (from..end).step_by(GROUP_BLOCKS) {
-                let mut upper = L::splat(f32::NEG_INFINITY);
-                for block in known.whole(group..(group + GROUP_BLOCKS).min(end)) {
-                    reached = reached.max_of(reach.lower::<L, SCALED>(&block));
-                    upper = upper.max_of(reach.upper::<L, SCALED>(&block));
-                }
-                upper.store(most.push_line().as_mut_ptr());
+    let groups = known.starts.chunks(GROUP_BLOCKS).zip(most.as_mut_slice().as_chunks_mut::<LANES>().0);
+    // SAFETY: the caller's promise, and 16 lanes.
+    unsafe {
+        let mut reached = L::splat(f32::NEG_INFINITY);
+        let mut left = run;
+        for (number, (starts, most)) in groups.enumerate() {
+            let mut greatest = L::splat(f32::NEG_INFINITY);
+            for starts in starts {
+                greatest = greatest.max_of(L::load(starts.as_ptr()));
             }
-            reached.store(lanes.as_mut_ptr());
+            let group = Group { norms: &norms[number], scale: (&least_scale[number], &most_scale[number]) };
+            let (lower, upper) = reach.of_group::<L, SCALED>(greatest, &group);
+            upper.store(most.as_mut_ptr());
+            reached = reached.max_of(lower);
+            left -= 1;
+            if left == 0 {
+                reached.store(lanes.as_mut_ptr());
+                least.extend(lanes.iter().filter(|value| **value > f32::NEG_INFINITY));
+                reached = L::splat(f32::NEG_INFINITY);
+                left = run;
+            }
         }
+        reached.store(lanes.as_mut_ptr());
         least.extend(lanes.iter().filter(|value| **value > f32::NEG_INFINITY));
-    }
-    if let Some(block) = known.last() {
-        // SAFETY: the caller's promise, and 16 lanes.
-        unsafe { reach.lower::<L, SCALED>(&block).store(lanes.as_mut_ptr()) };
-        least.extend(lanes.iter().filter(|value| **value > f32::NEG_INFINITY));
+        if let Some(block) = known.last() {
+            reach.lower::<L, SCALED>(&block).store(lanes.as_mut_ptr());
+            least.extend(lanes.iter().filter(|value| **value > f32::NEG_INFINITY));
+        }
     }
 }
 
@@ -303,22 +401,29 @@ unsafe fn keep_reaching<L: Lanes, const SCALED: bool>(known: &Known<'_>, reach: 
     if floor.is_nan() {
         return;
     }
-    for from in (0..blocks).step_by(GROUP_BLOCKS) {
-        // SAFETY: the caller's promise; a line of 16 was noted for each group.
-        unsafe {
-            let most = &batch.bounds.most.as_slice()[from / GROUP_BLOCKS * LANES..][..LANES];
-            if floor > f32::NEG_INFINITY && L::load(most.as_ptr()).ge_mask(L::splat(floor)) == 0 {
+    let Batch { bounds, kept, starts, .. } = batch;
+    // SAFETY: the caller's promise; a line of 16 was noted for each group.
+    unsafe {
+        let least = L::splat(floor);
+        // Where nothing is known of the floor, nothing was noted either.
+        let groups = if floor > f32::NEG_INFINITY { bounds.most.as_slice().as_chunks::<LANES>().0 } else { &[] };
+        for (number, most) in groups.iter().enumerate() {
+            if L::load(most.as_ptr()).ge_mask(least) == 0 {
                 continue;
             }
-            let group = from..(from + GROUP_BLOCKS).min(blocks);
+            let group = number * GROUP_BLOCKS..((number + 1) * GROUP_BLOCKS).min(blocks);
             for (number, block) in group.clone().zip(known.whole(group)) {
-                keep_block::<L, SCALED>(number, &block, reach, floor, batch);
+                keep_block::<L, SCALED>(number, &block, reach, floor, kept, starts);
             }
         }
-    }
-    if let Some(block) = known.last() {
-        // SAFETY: the caller's promise.
-        unsafe { keep_block::<L, SCALED>(blocks, &block, reach, floor, batch) };
+        if floor == f32::NEG_INFINITY {
+            for (number, block) in known.whole(0..blocks).enumerate() {
+                keep_block::<L, SCALED>(number, &block, reach, floor, kept, starts);
+            }
+        }
+        if let Some(block) = known.last() {
+            keep_block::<L, SCALED>(blocks, &block, reach, floor, kept, starts);
+        }
     }
 }
 
@@ -330,23 +435,79 @@ unsafe fn keep_block<L: Lanes, const SCALED: bool>(
     block: &Block<'_>,
     reach: Reach,
     floor: f32,
-    batch: &mut Batch,
+    kept: &mut Vec<Kept>,
+    kept_starts: &mut AlignedF32,
 ) {
     // SAFETY: the caller's promise, and 16 lanes.
     unsafe {
-        let upper = reach.upper::<L, SCALED>(block);
-        let most = if floor == f32::NEG_INFINITY {
-            // Nothing is known: whatever has a score belongs to the list, and that of a start of −∞ has no bound.
-            f32::INFINITY
-        } else if upper.ge_mask(L::splat(floor)) != 0 {
-            let mut lanes = [0.0; LANES];
-            upper.store(lanes.as_mut_ptr());
-            lanes.into_iter().fold(f32::NEG_INFINITY, f32::max)
+        // Where nothing is known, whatever has a score belongs to the list, and that of a start of −∞ has no bound.
+        let mask = if floor == f32::NEG_INFINITY {
+            u32::MAX >> LANES
         } else {
-            return;
+            reach.upper::<L, SCALED>(block).ge_mask(L::splat(floor))
         };
-        batch.kept.push(Kept { block: number as u32, upper: most });
-        *batch.starts.push_line() = *block.starts;
+        if mask != 0 {
+            kept.push(Kept { block: number as u32, mask, upper: f32::INFINITY });
+            *kept_starts.push_line() = *block.starts;
+        }
+    }
+}
+
+dispatch! {
+    fn limit(items: Items<'_>, reach: Reach, starts: &AlignedF32, first: usize, kept: &mut [Kept]) = limit_body
+}
+
+/// Notes the most that the scores of each kept block can come to; the first has its starts at place `first`.
+///
+/// # Safety
+/// As [`Lanes`]; shapes were checked.
+#[inline(always)]
+unsafe fn limit_body<L: Lanes>(items: Items<'_>, reach: Reach, starts: &AlignedF32, first: usize, kept: &mut [Kept]) {
+    let (starts, _) = starts.as_slice().as_chunks::<LANES>();
+    let (norms, _) = items.norms.as_slice().as_chunks();
+    let scale = items.scale.map_or(norms, |scale| scale.padded().as_chunks().0);
+    for (kept, starts) in kept.iter_mut().zip(&starts[first..]) {
+        let number = kept.block as usize;
+        let block = Block { starts, norms: &norms[number], scale: &scale[number] };
+        let mut lanes = [0.0; LANES];
+        // SAFETY: the caller's promise, and 16 lanes.
+        unsafe {
+            match items.scale {
+                Some(_) => reach.upper::<L, true>(&block).store(lanes.as_mut_ptr()),
+                None => reach.upper::<L, false>(&block).store(lanes.as_mut_ptr()),
+            }
+        }
+        kept.upper = lanes.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    }
+}
+
+dispatch! {
+    fn row_scores(rows: &[f32], user: &[f32], few: &mut [(u32, f32)]) = row_scores_body
+}
+
+/// Puts the score chain of each item in the place of its start.
+///
+/// # Safety
+/// As [`Lanes`], whose features let a multiply-add be one instruction.
+#[inline(always)]
+unsafe fn row_scores_body<L: Lanes>(rows: &[f32], user: &[f32], few: &mut [(u32, f32)]) {
+    let dim = user.len();
+    let row = |item: u32| &rows[item as usize * dim..][..dim];
+    if let Ok(few) = <&mut [_; TOGETHER]>::try_from(&mut *few) {
+        let rows: [&[f32]; TOGETHER] = std::array::from_fn(|n| row(few[n].0));
+        let mut sums: [f32; TOGETHER] = std::array::from_fn(|n| few[n].1);
+        for (d, user) in user.iter().enumerate() {
+            for (sum, row) in sums.iter_mut().zip(rows) {
+                *sum = user.mul_add(row[d], *sum);
+            }
+        }
+        for ((_, start), sum) in few.iter_mut().zip(sums) {
+            *start = sum;
+        }
+    } else {
+        for (item, start) in few {
+            *start = dot(*start, user, row(*item));
+        }
     }
 }
 
@@ -397,7 +558,7 @@ impl Panel {
         let end = first_block + PANEL_BLOCKS;
         for (number, user) in users.iter_mut().enumerate() {
             while user.from < user.to && (kept[user.from].block as usize) < end {
-                let Kept { block, upper } = kept[user.from];
+                let Kept { block, upper, .. } = kept[user.from];
                 if upper >= user.threshold {
                     let place = block as usize - first_block;
                     let seat = Seat { user: number as u32, starts: user.from as u32 };

@@ -20,6 +20,8 @@ pub const K_MAX: usize = 1000;
 pub struct Items<'a> {
     /// Their factors.
     pub factors: BlockedView<'a>,
+    /// The same `[items × dim]` row-major, if there is a copy: an item alone is read out of it, a sixteenth of its block.
+    pub rows: Option<&'a [f32]>,
     /// The norms of `factors`.
     pub norms: &'a Norms,
     /// What their scores are multiplied by, if by anything.
@@ -61,8 +63,8 @@ pub enum ScoreError {
         /// Starts given.
         found: usize,
     },
-    /// The norms or the scale are of other items.
-    #[error("the norms or the scale are of factors of another shape: compute them anew for each snapshot")]
+    /// The norms, the scale or the rows are of other items.
+    #[error("the norms, the scale or the rows are of factors of another shape: compute them anew for each snapshot")]
     Items,
     /// The list would be too long.
     #[error("{k} items asked for, at most {K_MAX} are given")]
@@ -127,7 +129,9 @@ impl Kernels {
     /// An empty batch over `items`.
     pub fn scan<'a>(self, items: Items<'a>, buffers: &'a mut ScanBuffers) -> Result<Scan<'a>, ScoreError> {
         let is_scaled = items.scale.is_none_or(|scale| scale.items() == items.factors.items());
-        if !items.norms.fit(items.factors) || !is_scaled {
+        let values = items.factors.items() * items.factors.dim();
+        let is_copied = items.rows.is_none_or(|rows| rows.len() == values);
+        if !items.norms.fit(items.factors) || !is_scaled || !is_copied {
             return Err(ScoreError::Items);
         }
         buffers.0.clear();

@@ -131,7 +131,14 @@ proptest! {
     fn from_entries_equals_apply(entries in prop::collection::vec(any_entry(), 0..40)) {
         let types = tight();
         let steps: Vec<Step> = entries.iter().copied().map(Step::Entry).collect();
-        prop_assert_eq!(History::from_entries(entries, &types), folded(&steps, &types));
+        let expected = folded(&steps, &types);
+        prop_assert_eq!(&History::from_entries(entries.clone(), &types), &expected);
+        // In order, as a stored history comes back, with the quotas that it had or wider ones.
+        for types in [types, EventSettings::default().compile().unwrap()] {
+            let mut entries = entries.clone();
+            entries.sort_unstable_by_key(|entry| (entry.time_ms, entry.event));
+            prop_assert_eq!(History::from_entries(entries, &types), folded(&steps, &types));
+        }
     }
 
     /// `apply` says what happened: applied events and only they add an entry that stands.

@@ -1,7 +1,7 @@
 use super::{UNIT, Values, bits, gamma, others, scalar};
 use crate::{
     BaseMatrix, BlockedFactors, GRAMIAN_ROWS_PER_BLOCK, Kernels, LANES, NormalEquations, NotPositiveDefinite, Rows,
-    gramian,
+    SideBySide, gramian,
 };
 
 /// The definition of the factor, one value at a time.
@@ -128,6 +128,47 @@ fn a_pivot_that_is_not_positive_is_named() {
             assert_eq!(system.factorise(), Err(NotPositiveDefinite { pivot: bad, value: -2.0 }));
             system.reset(&base, 3.0); // a failed system can be used again
             assert_eq!(system.factorise(), Ok(()));
+        }
+    }
+}
+
+#[test]
+fn side_by_side_has_the_bits_of_a_system_alone() {
+    let all: Vec<_> = others().into_iter().chain([scalar()]).collect();
+    for dim in (1..=2 * LANES + 1).chain([47, 64, 65, 100, 128]) {
+        let mut values = Values::new(dim as u64);
+        let rows = values.vec(40 * dim);
+        for kernels in &all {
+            let mut together = SideBySide::new(*kernels, dim).unwrap();
+            assert_eq!(together.solve(), 0);
+            for count in [1, 3, 15, 16] {
+                let mut alone = Vec::new();
+                for number in 0..count {
+                    let entries: Vec<(u32, f32)> = (0..40_u32).map(|row| (row, 1.5 + values.next())).collect();
+                    // Some have no solution; the others must not notice.
+                    let ridge = if number % 5 == 2 { -1e3 } else { 0.25 };
+                    let length = (number * 17) % 41; // none at all, too
+                    let mut system = system(*kernels, dim, ridge, Rows::RowMajor(&rows), &entries[..length]);
+                    together.push(&system);
+                    let mut solution = vec![0.0; dim];
+                    alone.push(system.factorise().ok().map(|()| {
+                        system.solve(&mut solution);
+                        solution
+                    }));
+                }
+                let good = together.solve();
+                for (number, alone) in alone.iter().enumerate() {
+                    assert_eq!(good >> number & 1 == 1, alone.is_some(), "{kernels:?} {dim}, {number} of {count}");
+                    if let Some(alone) = alone {
+                        assert_eq!(
+                            bits(together.solution(number)),
+                            bits(alone),
+                            "{kernels:?} {dim}, {number} of {count}"
+                        );
+                    }
+                }
+                assert_eq!(good >> count, 0);
+            }
         }
     }
 }

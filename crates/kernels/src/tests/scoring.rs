@@ -11,7 +11,7 @@ fn plain(user: &[f32], rows: &[f32], starts: Option<&[f32]>) -> Vec<f32> {
 }
 
 fn plainly<'a>(factors: BlockedView<'a>, norms: &'a Norms) -> Items<'a> {
-    Items { factors, norms, scale: None }
+    Items { factors, rows: None, norms, scale: None }
 }
 
 /// One batch after the other, as long as the kernels take.
@@ -172,6 +172,8 @@ proptest! {
             .collect();
         for kernels in others().into_iter().chain([scalar()]) {
             prop_assert!(lists(kernels, scored, &queries) == expected, "{:?}", kernels);
+            let copied = Items { rows: Some(&rows), ..scored };
+            prop_assert!(lists(kernels, copied, &queries) == expected, "{:?}, few items by their rows", kernels);
         }
     }
 }
@@ -246,6 +248,7 @@ fn what_cannot_be_scored_is_refused_with_its_place() {
     assert_eq!(refused(plainly(factors.view(), &others)), Err(ScoreError::Items));
     let scale = Scale::new(&[1.0; 4]).unwrap();
     assert_eq!(refused(Items { scale: Some(&scale), ..plainly(factors.view(), &norms) }), Err(ScoreError::Items));
+    assert_eq!(refused(Items { rows: Some(&[1.0]), ..plainly(factors.view(), &norms) }), Err(ScoreError::Items));
     assert_eq!(Scale::new(&[1.0, 0.0]), Err(ShapeError::NotFinite { row: 1 }));
     assert_eq!(BlockedFactors::from_rows(&[1.0, 2.0, f32::INFINITY, 0.0], 2, 2), Err(ShapeError::NotFinite { row: 1 }));
     assert_eq!(BlockedFactors::from_rows(&[], 0, 1025), Err(ShapeError::Dimensions { dim: 1025 }));

@@ -56,9 +56,19 @@ impl FoldIn {
         rows: Rows<'_>,
         entries: impl ExactSizeIterator<Item = (u32, f32)>,
     ) -> Result<(), FoldInError> {
+        self.accumulate(system, rows, entries);
+        Ok(system.factorise()?)
+    }
+
+    /// Builds the normal equations of a row and leaves them as they are.
+    pub(crate) fn accumulate(
+        &self,
+        system: &mut NormalEquations,
+        rows: Rows<'_>,
+        entries: impl ExactSizeIterator<Item = (u32, f32)>,
+    ) {
         self.begin(system, entries.len());
         system.add_rows(rows, entries);
-        Ok(system.factorise()?)
     }
 
     /// Starts the system of a row that has `entries` entries in all.

@@ -100,7 +100,7 @@ impl Recommender {
             parts.push(Part { kind, history_item, contribution: f64::from(value) });
         };
         let blend = self.blend();
-        let popular = self.popular[item as usize];
+        let popular = self.popular.as_slice()[item as usize];
         add(PartKind::Popularity, None, if row.is_empty() { popular } else { blend.popularity * popular });
         if !row.is_empty() {
             let shares = Shares::of(row, blend);

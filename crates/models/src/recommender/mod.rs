@@ -24,13 +24,22 @@ use crate::ials::FoldInError;
 use crate::interactions::{RowFault, check_row};
 use crate::snapshot::Snapshot;
 use anabranch_kernels::{
-    self as kernels, K_MAX, Kernels, NormalEquations, Norms, Rows, Scale, Scan, ScanBuffers, Scored,
+    self as kernels, AlignedF32, K_MAX, Kernels, NormalEquations, Rows, Scale, Scan, ScanBuffers, Scored, SideBySide,
 };
 use rayon::prelude::*;
 use std::sync::Arc;
 
 /// Items of a row whose neighbours are asked for ahead of their turn.
-const NEIGHBOURS_AHEAD: usize = 4;
+const NEIGHBOURS_AHEAD: usize = 6;
+
+/// Neighbours, and their similarities, of one cache line.
+const LINE: usize = 16;
+
+/// Fewer rows are folded in one by one: side by side, sixteen cost as much as one.
+const SIDE_BY_SIDE_MIN: usize = 3;
+
+/// Up to so many dimensions rows are folded in side by side: the systems of 16 rows of 128 dimensions take 2 MiB.
+const SIDE_BY_SIDE_DIM_MAX: usize = 128;
 
 /// One question.
 #[derive(Debug, Clone, Copy)]
@@ -86,9 +95,12 @@ pub enum RecommendError {
 #[derive(Debug, Clone)]
 pub struct Scratch {
     system: NormalEquations,
-    user: Vec<f32>,
+    /// Made when it is first needed.
+    side_by_side: Option<SideBySide>,
+    /// The factors of a group of users, `[user][dim]`.
+    users: Vec<f32>,
     /// What a user's scores start from, a whole number of blocks.
-    starts: Vec<f32>,
+    starts: AlignedF32,
     scan: ScanBuffers,
 }
 
@@ -97,13 +109,12 @@ pub struct Scratch {
 pub struct Recommender {
     snapshot: Arc<Snapshot>,
     kernels: Kernels,
-    norms: Norms,
     /// The snapshot's trend, unless nothing trends.
     scale: Option<Scale>,
     /// Popularity over its greatest value, zero where nothing is popular; a whole number of blocks.
-    popular: Vec<f32>,
+    popular: AlignedF32,
     /// The same times the blend's weight: what every score starts from.
-    base: Vec<f32>,
+    base: AlignedF32,
     /// The item factors row by row where they are small: gathering a row out of its block reads sixteen times as much.
     rows: Option<Vec<f32>>,
 }
@@ -116,11 +127,14 @@ impl Recommender {
     pub fn new(snapshot: Arc<Snapshot>, kernels: Kernels) -> Self {
         let most = snapshot.popularity().iter().copied().fold(0.0_f32, f32::max);
         let divisor = if most > 0.0 { most } else { 1.0 };
-        let mut popular: Vec<f32> = snapshot.popularity().iter().map(|popularity| popularity / divisor).collect();
-        popular.resize(snapshot.item_factors().padded_items(), 0.0);
         let weight = snapshot.meta().blend.popularity;
-        let base: Vec<f32> = popular.iter().map(|popular| weight * popular).collect();
-        let norms = Norms::of(snapshot.item_factors());
+        let mut popular = AlignedF32::zeroed(snapshot.item_factors().padded_items());
+        let mut base = popular.clone();
+        let places = popular.as_mut_slice().iter_mut().zip(base.as_mut_slice());
+        for ((popular, base), popularity) in places.zip(snapshot.popularity()) {
+            *popular = popularity / divisor;
+            *base = weight * *popular;
+        }
         let is_trending = snapshot.trend().iter().any(|trend| trend.to_bits() != 1.0_f32.to_bits());
         let scale = is_trending.then(|| {
             Scale::new(snapshot.trend()).expect("the snapshot's trend was verified to be positive and finite")
@@ -132,7 +146,7 @@ impl Recommender {
             rows.par_chunks_exact_mut(dim).enumerate().for_each(|(item, row)| factors.copy_row(item, row));
             rows
         });
-        Self { snapshot, kernels, norms, scale, popular, base, rows }
+        Self { snapshot, kernels, scale, popular, base, rows }
     }
 
     /// The snapshot that answers.
@@ -144,7 +158,8 @@ impl Recommender {
     pub fn scratch(&self) -> Scratch {
         let dim = self.snapshot.dim();
         let system = NormalEquations::new(self.kernels, dim).expect("the snapshot's shape was verified");
-        Scratch { system, user: vec![0.0; dim], starts: self.base.clone(), scan: ScanBuffers::default() }
+        let users = vec![0.0; SideBySide::SYSTEMS_MAX * dim];
+        Scratch { system, side_by_side: None, users, starts: self.base.clone(), scan: ScanBuffers::default() }
     }
 
     /// The lists of a batch on this thread, in order; a query's error leaves the others alone.
@@ -171,33 +186,38 @@ impl Recommender {
     }
 
     fn fold_in(&self, system: &mut NormalEquations, row: &[(u32, f32)], out: &mut [f32]) -> Result<(), RecommendError> {
-        let rows = match &self.rows {
-            Some(rows) => {
-                let dim = self.snapshot.dim();
-                for (item, _) in row {
-                    kernels::prefetch(&rows[*item as usize * dim..][..dim]);
-                }
-                Rows::RowMajor(rows)
-            }
-            None => Rows::Blocked(self.snapshot.item_factors()),
-        };
-        Ok(self.snapshot.fold_in().solve(system, rows, row.iter().copied(), out)?)
+        Ok(self.snapshot.fold_in().solve(system, self.rows(row), row.iter().copied(), out)?)
+    }
+
+    /// Where the factors of a row's items are read; those that lie together are asked for.
+    fn rows(&self, row: &[(u32, f32)]) -> Rows<'_> {
+        let Some(rows) = &self.rows else { return Rows::Blocked(self.snapshot.item_factors()) };
+        let dim = self.snapshot.dim();
+        for (item, _) in row {
+            kernels::prefetch(&rows[*item as usize * dim..][..dim]);
+        }
+        Rows::RowMajor(rows)
     }
 
     fn batch(&self, scratch: &mut Scratch, batch: &[Query<'_>]) -> Vec<Result<Vec<Scored>, RecommendError>> {
-        let Scratch { system, user, starts, scan } = scratch;
+        let Scratch { system, side_by_side, users, starts, scan } = scratch;
+        let starts = starts.as_mut_slice();
         let factors = self.snapshot.item_factors();
-        let items = kernels::Items { factors, norms: &self.norms, scale: self.scale.as_ref() };
-        let mut scan = self.kernels.scan(items, scan).expect("norms and scale were made of these factors");
-        let added: Vec<Result<(), RecommendError>> = batch
-            .iter()
-            .map(|query| {
-                self.prepare(query, system, user, starts)?;
-                let k = query.k;
-                scan.add(kernels::Query { user, starts, k }).expect("shapes, factors and lengths were checked");
-                Ok(())
-            })
-            .collect();
+        let (rows, scale) = (self.rows.as_deref(), self.scale.as_ref());
+        let items = kernels::Items { factors, rows, norms: self.snapshot.item_norms(), scale };
+        let mut scan = self.kernels.scan(items, scan).expect("rows, norms and scale were made of these factors");
+        let mut added = Vec::with_capacity(batch.len());
+        for group in batch.chunks(SideBySide::SYSTEMS_MAX) {
+            let checked = self.factors_of(group, system, side_by_side, users);
+            for ((query, checked), user) in group.iter().zip(checked).zip(users.chunks_exact(self.snapshot.dim())) {
+                if checked.is_ok() {
+                    self.start(query, starts);
+                    let query = kernels::Query { user, starts, k: query.k };
+                    scan.add(query).expect("shapes, factors and lengths were checked");
+                }
+                added.push(checked);
+            }
+        }
         let mut lists = scan.lists().into_iter();
         added
             .into_iter()
@@ -205,23 +225,65 @@ impl Recommender {
             .collect()
     }
 
-    /// Checks a query, and fills its factors (times the blend's weight) and what its scores start from.
-    fn prepare(
+    /// Checks the queries of a group, and fills the factors of each (times the blend's weight), `[user][dim]`.
+    fn factors_of(
         &self,
-        query: &Query<'_>,
+        group: &[Query<'_>],
         system: &mut NormalEquations,
-        user: &mut [f32],
-        starts: &mut [f32],
-    ) -> Result<(), RecommendError> {
+        side_by_side: &mut Option<SideBySide>,
+        users: &mut [f32],
+    ) -> Vec<Result<(), RecommendError>> {
+        let dim = self.snapshot.dim();
+        let mut checked: Vec<_> = group.iter().map(|query| self.check_query(query)).collect();
+        let is_folded = |(query, checked): (&Query<'_>, &Result<(), _>)| checked.is_ok() && self.is_folded(query.row);
+        let folded = group.iter().zip(&checked).filter(|pair| is_folded(*pair)).count();
+        if folded < SIDE_BY_SIDE_MIN || dim > SIDE_BY_SIDE_DIM_MAX {
+            for ((query, checked), user) in group.iter().zip(&mut checked).zip(users.chunks_exact_mut(dim)) {
+                if checked.is_ok() {
+                    *checked = self.scaled_factors(system, query.row, user);
+                }
+            }
+            return checked;
+        }
+        let side_by_side = side_by_side
+            .get_or_insert_with(|| SideBySide::new(self.kernels, dim).expect("the snapshot's shape was verified"));
+        for (query, _) in group.iter().zip(&checked).filter(|pair| is_folded(*pair)) {
+            self.snapshot.fold_in().accumulate(system, self.rows(query.row), query.row.iter().copied());
+            side_by_side.push(system);
+        }
+        let solved = side_by_side.solve();
+        let mut number = 0;
+        for ((query, checked), user) in group.iter().zip(&mut checked).zip(users.chunks_exact_mut(dim)) {
+            if !is_folded((query, checked)) {
+                user.fill(0.0);
+                continue;
+            }
+            let solution = side_by_side.solution(number);
+            if solved >> number & 1 == 1 && solution.iter().all(|value| value.is_finite()) {
+                user.copy_from_slice(solution);
+                *checked = self.scale_factors(user);
+            } else {
+                *checked = self.scaled_factors(system, query.row, user); // tells what is wrong
+            }
+            number += 1;
+        }
+        checked
+    }
+
+    fn check_query(&self, query: &Query<'_>) -> Result<(), RecommendError> {
         if query.k > K_MAX {
             return Err(RecommendError::TooMany { k: query.k });
         }
-        self.check_row(query.row)?;
-        self.scaled_factors(system, query.row, user)?;
+        self.check_row(query.row)
+    }
+
+    /// Fills what the scores of a query start from.
+    fn start(&self, query: &Query<'_>, starts: &mut [f32]) {
         if query.row.is_empty() {
-            starts.copy_from_slice(&self.popular);
+            starts.copy_from_slice(self.popular.as_slice());
         } else {
-            starts.copy_from_slice(&self.base);
+            self.prefetch_neighbours(query.row);
+            starts.copy_from_slice(self.base.as_slice());
             self.add_linear_parts(query.row, starts);
         }
         for item in query.exclude {
@@ -230,7 +292,19 @@ impl Recommender {
                 *start = f32::NAN;
             }
         }
-        Ok(())
+    }
+
+    /// Asks for the first neighbours that [`Self::add_linear_parts`] reads.
+    fn prefetch_neighbours(&self, row: &[(u32, f32)]) {
+        if self.blend().neighbours > 0.0 {
+            let lists = self.snapshot.neighbour_lists();
+            for (item, _) in row {
+                lists.prefetch_place(*item);
+            }
+            for (item, _) in row.iter().take(NEIGHBOURS_AHEAD) {
+                lists.prefetch(*item);
+            }
+        }
     }
 
     /// History, then neighbours, in row order.
@@ -245,16 +319,25 @@ impl Recommender {
         }
         let lists = self.snapshot.neighbour_lists();
         for (place, (item, weight)) in row.iter().enumerate() {
-            // The neighbours of different items lie far apart; without this, waiting for them is half the time.
-            if let Some((ahead, _)) = row.get(place + NEIGHBOURS_AHEAD) {
-                let (neighbours, scores) = lists.of(*ahead);
-                kernels::prefetch(neighbours);
-                kernels::prefetch(scores);
-            }
             let factor = shares.neighbours * weight;
             let (neighbours, scores) = lists.of(*item);
-            for (neighbour, score) in neighbours.iter().zip(scores) {
-                starts[*neighbour as usize] += factor * score;
+            // The neighbours of different items lie far apart; without this, waiting for them is half the time. Asked for
+            // all at once they would have to wait for each other, and the adding with them.
+            let (next, next_scores) =
+                row.get(place + NEIGHBOURS_AHEAD).map_or((&[][..], &[][..]), |(item, _)| lists.of(*item));
+            let mut ahead = next.chunks(LINE).zip(next_scores.chunks(LINE));
+            for (neighbours, scores) in neighbours.chunks(LINE).zip(scores.chunks(LINE)) {
+                if let Some((neighbours, scores)) = ahead.next() {
+                    kernels::prefetch(neighbours);
+                    kernels::prefetch(scores);
+                }
+                for (neighbour, score) in neighbours.iter().zip(scores) {
+                    starts[*neighbour as usize] += factor * score;
+                }
+            }
+            for (neighbours, scores) in ahead {
+                kernels::prefetch(neighbours);
+                kernels::prefetch(scores);
             }
         }
     }
@@ -266,12 +349,21 @@ impl Recommender {
         row: &[(u32, f32)],
         user: &mut [f32],
     ) -> Result<(), RecommendError> {
-        let weight = self.blend().factors;
-        if row.is_empty() || weight == 0.0 {
+        if !self.is_folded(row) {
             user.fill(0.0);
             return Ok(());
         }
         self.fold_in(system, row, user)?;
+        self.scale_factors(user)
+    }
+
+    /// Whether a row's list needs its factors.
+    fn is_folded(&self, row: &[(u32, f32)]) -> bool {
+        !row.is_empty() && self.blend().factors != 0.0
+    }
+
+    fn scale_factors(&self, user: &mut [f32]) -> Result<(), RecommendError> {
+        let weight = self.blend().factors;
         for value in user.iter_mut() {
             *value *= weight;
             if !value.is_finite() {

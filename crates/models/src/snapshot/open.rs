@@ -8,7 +8,7 @@ use super::meta::SnapshotMeta;
 use super::sections::{Sections, corrupt};
 use crate::ials::FoldIn;
 use crate::map::{Bytes, Plain, numbers};
-use anabranch_kernels::BlockedView;
+use anabranch_kernels::{BlockedView, Norms, prefetch};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -72,6 +72,7 @@ pub struct Snapshot {
     ranges: Ranges,
     meta: SnapshotMeta,
     fold_in: FoldIn,
+    norms: Norms,
     hashes: HashIndex,
     has_catalogue: bool,
 }
@@ -102,11 +103,11 @@ impl Snapshot {
             return Err(corrupt(Kind::Meta));
         }
         let dim = meta.ials.dim;
-        file.check(items, dim)?;
+        let norms = file.check(items, dim)?;
         let gramian = file.numbers(Kind::Gramian, dim * dim)?;
         let fold_in = FoldIn::new(&meta.ials, gramian, items).map_err(|_| corrupt(Kind::Gramian))?;
         let hashes = HashIndex::of(file.numbers(Kind::Hashes, items)?);
-        Ok(Self { bytes, ranges, meta, fold_in, hashes, has_catalogue })
+        Ok(Self { bytes, ranges, meta, fold_in, norms, hashes, has_catalogue })
     }
 
     /// What the snapshot says about itself.
@@ -158,6 +159,11 @@ impl Snapshot {
     /// The item factors in the blocked layout.
     pub fn item_factors(&self) -> BlockedView<'_> {
         BlockedView::new(self.array(Kind::Factors), self.item_count(), self.dim()).expect("the shape was verified")
+    }
+
+    /// The norms of the item factors.
+    pub fn item_norms(&self) -> &Norms {
+        &self.norms
     }
 
     /// `Σ h hᵀ` over the item factors, `[dim × dim]`.
@@ -298,5 +304,17 @@ impl<'a> NeighbourLists<'a> {
     pub fn of(&self, item: u32) -> (&'a [u32], &'a [f32]) {
         let range = self.offsets[item as usize] as usize..self.offsets[item as usize + 1] as usize;
         (&self.items[range.clone()], &self.scores[range])
+    }
+
+    /// Asks for the memory that says where the neighbours of `item` are.
+    pub fn prefetch_place(&self, item: u32) {
+        prefetch(&self.offsets[item as usize..=item as usize]);
+    }
+
+    /// Asks for the memory of the neighbours of `item`.
+    pub fn prefetch(&self, item: u32) {
+        let (neighbours, scores) = self.of(item);
+        prefetch(neighbours);
+        prefetch(scores);
     }
 }

@@ -5,11 +5,13 @@
 use super::layout::Kind;
 use super::open::{OpenError, Ranges, Sums};
 use crate::map::{Plain, numbers};
-use anabranch_kernels::LANES;
+use anabranch_kernels::{Kernels, LANES, LongHash, Norms, NormsBuilder};
 use rayon::prelude::*;
-use xxhash_rust::xxh3::Xxh3;
+use std::sync::OnceLock;
+use xxhash_rust::xxh3::xxh3_64;
 
-/// Hashed and looked at while they are in the cache: a quarter of a small second-level cache; a whole number of values.
+/// Hashed and looked at while they are in the cache: a quarter of a small second-level cache; a whole number of values and
+/// of the checksum's blocks.
 const CHUNK_BYTES: usize = 64 << 10;
 
 /// The bits of +∞; those of NaN lie above.
@@ -20,8 +22,18 @@ pub(super) fn corrupt(kind: Kind) -> OpenError {
     OpenError::Corrupt { section: kind.name() }
 }
 
-fn all_f32(chunk: &[u8], is_good: impl Fn(u32) -> bool) -> bool {
-    numbers::<u32>(chunk).is_some_and(|values| values.iter().filter(|bits| !is_good(**bits)).count() == 0)
+/// What bits a section's numbers may have: `(bits & mask) − least`, wrapping, is below `count`.
+struct InRange {
+    mask: u32,
+    least: u32,
+    count: u32,
+}
+
+impl InRange {
+    fn holds(&self, chunk: &[u8]) -> bool {
+        let Self { mask, least, count } = *self;
+        numbers(chunk).is_some_and(|values| Kernels::best().all_in_range(values, mask, least, count))
+    }
 }
 
 /// The sections of a file whose header and table were verified.
@@ -34,53 +46,77 @@ pub(super) struct Sections<'a> {
 impl<'a> Sections<'a> {
     /// What the snapshot says about itself, its checksum verified.
     pub(super) fn meta(&self) -> Result<&'a [u8], OpenError> {
-        self.check_sum(Kind::Meta, |_| true)?;
+        self.check_sum(Kind::Meta, CHUNK_BYTES, |_| true)?;
         Ok(self.of(Kind::Meta))
     }
 
-    /// Verifies everything else.
-    pub(super) fn check(&self, items: usize, dim: usize) -> Result<(), OpenError> {
+    /// Verifies everything else, and returns the norms of the factors: their bytes are in the cache anyway.
+    pub(super) fn check(&self, items: usize, dim: usize) -> Result<Norms, OpenError> {
         // Each section on one core, the big ones first; their values are looked at while their checksum is taken.
         let mut kinds = Kind::ALL;
         let items_below = u32::try_from(items).map_err(|_| corrupt(Kind::Meta))?;
         kinds.sort_by_key(|kind| std::cmp::Reverse(self.of(*kind).len()));
-        let checked: Vec<_> =
-            kinds.par_iter().with_max_len(1).map(|kind| self.check_values(*kind, items_below)).collect();
+        let norms = OnceLock::new();
+        let checked: Vec<_> = kinds
+            .par_iter()
+            .with_max_len(1)
+            .map(|kind| match kind {
+                Kind::Factors => self.check_factors(items, dim).map(|found| drop(norms.set(found))),
+                kind => self.check_values(*kind, items_below),
+            })
+            .collect();
         checked.into_iter().collect::<Result<(), _>>()?;
         let checks: [Check; 6] =
-            [check_ids, check_hashes, check_factors, check_neighbours, check_per_item, check_catalogue];
+            [check_ids, check_hashes, check_gramian, check_neighbours, check_per_item, check_catalogue];
         let checked: Vec<_> = checks.par_iter().map(|check| check(self, items, dim)).collect();
-        checked.into_iter().collect()
+        checked.into_iter().collect::<Result<(), _>>()?;
+        norms.into_inner().ok_or(corrupt(Kind::Factors))
     }
 
     /// The checksum, and of the sections of numbers that each value is one that may be there.
     fn check_values(&self, kind: Kind, items: u32) -> Result<(), OpenError> {
-        // Comparisons of bits; what is bad is counted, since a loop that could stop early is not vectorised.
+        let check = |range: InRange| self.check_sum(kind, CHUNK_BYTES, |chunk| range.holds(chunk));
         match kind {
-            Kind::Factors => self.check_sum(kind, |chunk| all_f32(chunk, |bits| bits & INFINITE != INFINITE)),
-            Kind::NeighbourItems => self.check_sum(kind, |chunk| {
-                numbers::<u32>(chunk).is_some_and(|values| values.iter().filter(|item| **item >= items).count() == 0)
+            Kind::NeighbourItems => check(InRange { mask: u32::MAX, least: 0, count: items }),
+            Kind::NeighbourScores | Kind::Trend => check(InRange { mask: u32::MAX, least: 1, count: INFINITE - 1 }),
+            Kind::Popularity => self.check_sum(kind, CHUNK_BYTES, |chunk| {
+                let is_good = |bits: u32| bits < INFINITE || bits == NEGATIVE_ZERO;
+                numbers::<u32>(chunk).is_some_and(|values| values.iter().all(|bits| is_good(*bits)))
             }),
-            Kind::NeighbourScores | Kind::Trend => {
-                self.check_sum(kind, |chunk| all_f32(chunk, |bits| bits.wrapping_sub(1) < INFINITE - 1))
-            }
-            Kind::Popularity => {
-                self.check_sum(kind, |chunk| all_f32(chunk, |bits| bits < INFINITE || bits == NEGATIVE_ZERO))
-            }
-            _ => self.check_sum(kind, |_| true),
+            _ => self.check_sum(kind, CHUNK_BYTES, |_| true),
         }
     }
 
+    /// Checksum, values and shape of the factors, and their norms.
+    fn check_factors(&self, items: usize, dim: usize) -> Result<Norms, OpenError> {
+        self.numbers::<f32>(Kind::Factors, items.next_multiple_of(LANES) * dim)?;
+        let finite = InRange { mask: !NEGATIVE_ZERO, least: 0, count: INFINITE };
+        let mut norms = NormsBuilder::new(Kernels::best(), items, dim);
+        // Whole blocks of items and whole blocks of the checksum.
+        let least = LongHash::BLOCK_BYTES * dim;
+        self.check_sum(Kind::Factors, least * (CHUNK_BYTES / least).max(1), |chunk| {
+            norms.push(numbers(chunk).unwrap_or_default());
+            finite.holds(chunk)
+        })?;
+        norms.finish().ok_or(corrupt(Kind::Factors))
+    }
+
     /// Takes the checksum and asks `is_good` about every chunk, which is then in the cache.
-    fn check_sum(&self, kind: Kind, is_good: impl Fn(&[u8]) -> bool) -> Result<(), OpenError> {
-        let mut sum = Xxh3::new();
+    fn check_sum(
+        &self,
+        kind: Kind,
+        chunk_bytes: usize,
+        mut is_good: impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), OpenError> {
+        let bytes = self.of(kind);
         let mut good = true;
-        for chunk in self.of(kind).chunks(CHUNK_BYTES) {
-            sum.update(chunk);
-            good &= is_good(chunk);
-        }
-        let good = good && sum.digest() == self.sums[kind as usize - 1];
-        if good { Ok(()) } else { Err(corrupt(kind)) }
+        let sum = if bytes.len() > LongHash::SHORT_BYTES_MAX {
+            LongHash::of(Kernels::best(), bytes, chunk_bytes, |chunk| good &= is_good(chunk))
+        } else {
+            bytes.chunks(chunk_bytes).for_each(|chunk| good &= is_good(chunk));
+            xxh3_64(bytes)
+        };
+        if good && sum == self.sums[kind as usize - 1] { Ok(()) } else { Err(corrupt(kind)) }
     }
 
     fn of(&self, kind: Kind) -> &'a [u8] {
@@ -140,8 +176,7 @@ fn check_hashes(file: &Sections<'_>, items: usize, _: usize) -> Result<(), OpenE
     Ok(())
 }
 
-fn check_factors(file: &Sections<'_>, items: usize, dim: usize) -> Result<(), OpenError> {
-    file.numbers::<f32>(Kind::Factors, items.next_multiple_of(LANES) * dim)?;
+fn check_gramian(file: &Sections<'_>, _: usize, dim: usize) -> Result<(), OpenError> {
     let gramian: &[f64] = file.numbers(Kind::Gramian, dim * dim)?;
     if gramian.iter().any(|value| !value.is_finite()) { Err(corrupt(Kind::Gramian)) } else { Ok(()) }
 }
