@@ -191,8 +191,9 @@ impl<'a> Neighbourhood<'a> {
     /// The neighbours of the items `first..first + by_item.len()`, whose users are the rows of `by_item`.
     pub fn lists(&self, first: usize, by_item: SparseRows<'_>) -> Result<Neighbours, NeighboursError> {
         let items = self.as_target.len();
-        if first + by_item.len() > items {
-            return Err(NeighboursError::Lengths { what: "squares", expected: first + by_item.len(), found: items });
+        let end = first.checked_add(by_item.len()).unwrap_or(usize::MAX);
+        if end > items {
+            return Err(NeighboursError::Lengths { what: "squares", expected: end, found: items });
         }
         let lists: Vec<Vec<Scored>> = (0..by_item.len())
             .into_par_iter()
