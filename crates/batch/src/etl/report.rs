@@ -58,6 +58,7 @@ pub struct FileReport {
     pub failed: Option<String>,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn is_zero(count: &u64) -> bool {
     *count == 0
 }
