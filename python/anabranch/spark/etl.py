@@ -60,6 +60,12 @@ def each(spark: SparkSession, count: int, tasks_max: int = MAP_TASKS_MAX) -> Dat
     return spark.range(0, count, 1, max(1, min(count, tasks_max)))
 
 
+def each_of_lake(spark: SparkSession, count: int) -> DataFrame:
+    """As `each`, for files of the lake: they are many (a file for each day and partition), small and alike, so a core is given sixteen
+    tasks and not one for each file."""
+    return each(spark, count, min(MAP_TASKS_MAX, 16 * spark.sparkContext.defaultParallelism))
+
+
 def numbers(batches: Batches) -> Iterator[int]:
     """The numbers that a task of `each` was dealt."""
     for batch in batches:
@@ -148,7 +154,7 @@ def run(spark: SparkSession, plan: EtlPlan, partitions: int, held: Dataset | Non
     mapped = each(spark, len(plan.files)).mapInArrow(map_files(plan), anabranch.RECORD_DDL)
     if held is not None:
         files = [(kind, file) for kind in ("interactions", "histories", "quarantine") for file in held.files(kind)]
-        mapped = mapped.union(each(spark, len(files)).mapInArrow(held_records(plan, files), anabranch.RECORD_DDL))
+        mapped = mapped.union(each_of_lake(spark, len(files)).mapInArrow(held_records(plan, files), anabranch.RECORD_DDL))
     # Read once by each consumer below; on disk, since it is as large as the input.
     mapped = mapped.persist(StorageLevel.DISK_ONLY)
     kept = [mapped]

@@ -21,7 +21,7 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql.functions import col
 
 from anabranch import GRAMIAN_BLOCK_ROWS, GRAMIAN_GROUP_BLOCKS, Dataset, ItemIndex, RowMaker, Settings, route_histories
-from anabranch.spark.etl import Batches, each, in_tasks, numbers, partition_number, records_per_batch
+from anabranch.spark.etl import Batches, each_of_lake, in_tasks, numbers, partition_number, records_per_batch
 
 ROUTED_DDL = "key binary, source binary, history binary"
 ROW_DDL = "kind tinyint, key binary, items binary, data binary"
@@ -109,7 +109,7 @@ def items_of(spark: SparkSession, dataset: Dataset) -> ItemIndex:
             ids = dataset.item_ids(files[number])
             yield pa.RecordBatch.from_arrays([ids.cast(pa.string())], names=["id"])
 
-    ids = each(spark, len(files)).mapInArrow(in_tasks(run), "id string").distinct()
+    ids = each_of_lake(spark, len(files)).mapInArrow(in_tasks(run), "id string").distinct()
     return ItemIndex([row.id for row in ids.collect()])
 
 
@@ -122,7 +122,7 @@ def routed(spark: SparkSession, dataset: Dataset, settings: Settings, partitions
             for histories in dataset.histories(files[number]):
                 yield route_histories(histories, settings)
 
-    histories = each(spark, len(files)).mapInArrow(in_tasks(run), ROUTED_DDL)
+    histories = each_of_lake(spark, len(files)).mapInArrow(in_tasks(run), ROUTED_DDL)
     return histories.repartition(partitions, "key").sortWithinPartitions("key", "source")
 
 
