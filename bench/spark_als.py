@@ -72,9 +72,9 @@ def ours(spark, path, train, item_count, partitions, iterations):
     frame = spark.range(0, partitions, 1, partitions).mapInArrow(etl.in_tasks(read), rows.ROW_DDL)
     frame = frame.repartitionByRange(partitions, "key").sortWithinPartitions("key").persist()
     index = anabranch.ItemIndex([item_name(item) for item in range(item_count)])
-    made = rows.Rows(frame, index, np.zeros((item_count, 2), np.uint64), 0)
-    blocks = rows.blocks_of(spark, made, partitions)
+    made = rows.Rows(frame, frame, index, np.zeros((item_count, 2), np.uint64), 0, b"")
     settings = {**anabranch.Settings().ials, **OURS, "iterations": iterations}
+    blocks = rows.blocks_of(spark, made, partitions, settings["dim"])
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
         trainer = ials.Trainer(spark, anabranch.Lake(folder), blocks, settings, "training/bench", 1 << 30)

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 import anabranch
-from anabranch import Dataset, Lake, Registry, Settings, VectorDatabase
+from anabranch import Dataset, EtlPlan, Lake, Registry, Settings, VectorDatabase
 
 log = logging.getLogger("anabranch.glue_job")
 
@@ -64,18 +64,23 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--min-improvement", type=float, default=0.0,
                         help="promote if the figure is at least the current model's × (1 + this); -0.05 accepts a fall by 5 %%")
     parser.add_argument("--promote", type=truth, default=True, help="false: publish only")
+    parser.add_argument("--promote-unmeasured", type=truth, default=False,
+                        help="true: promote also if the current model has no figure to compare with")
     parser.add_argument("--rollback", type=truth, default=False, help="true: the model before becomes current again, nothing else happens")
     parser.add_argument("--driver-interactions-max", type=int, default=DRIVER_INTERACTIONS_MAX,
                         help="up to so many clean interactions the driver trains alone; 0: never")
     parser.add_argument("--bulk", type=truth, default=True, help="lists for every user")
-    parser.add_argument("--embeddings", type=truth, default=True, help="item and user embeddings: files of the lake, and the server of [vectors] if the settings name one")
-    parser.add_argument("--incremental", type=truth, default=False, help="read only files of interactions that the dataset does not know")
+    parser.add_argument("--embeddings", type=truth, default=True,
+                        help="item and user embeddings: files of the lake, and the server of [vectors] if the settings name one")
+    parser.add_argument("--incremental", type=truth, default=False, help="read only files of interactions that the dataset does not hold whole")
     parser.add_argument("--keep-going", type=truth, default=False, help="publish although whole files could not be read")
     parser.add_argument("--until", help="leave later events to the stream: milliseconds since 1970, or a date")
     parser.add_argument("--as-of", help="judges 'more than a day ahead'; the newest file's time by default")
     parser.add_argument("--erasure-key", help="32 bytes, a path or s3://; needed once somebody was forgotten")
-    parser.add_argument("--partitions", type=int, default=0, help="of the shuffles; 4 for each core by default")
-    parser.add_argument("--share-bytes", type=int, default=SHARE_BYTES, help="larger factors are mapped from disk instead of broadcast")
+    parser.add_argument("--partitions", type=int, default=0,
+                        help="of the shuffles; by default the ETL's follow the raw files' size, training's are 4 for each core")
+    parser.add_argument("--share-bytes", type=int, default=SHARE_BYTES,
+                        help="factors of which an executor's workers would hold more together are mapped from disk instead of broadcast")
     arguments, passed_over = parser.parse_known_args(argv)
     if not arguments.rollback and not arguments.raw:
         parser.error("--raw is missing: where the raw files lie")
@@ -190,19 +195,30 @@ def spark_session(job_name: str) -> Iterator[Any]:
 # -------------------------------------------------------------------------------------------------------------------- ETL
 
 
-def known_files(dataset: Dataset) -> set[tuple[str, int]]:
-    """Name and size of the files of interactions that the dataset has read: the bookmark, which moves with the data."""
-    return {(file["file"], file["bytes"]) for file in dataset.report["files"] if file["table"] == "interactions" and not file.get("failed")}
+def known_files(report: Mapping[str, Any]) -> set[tuple[str, int]]:
+    """Name and size of the files of interactions that the dataset holds whole: the bookmark, which moves with the data. A file of which
+    rows were left out for their time, after the cut-over or more than a day ahead, is not among them: another night may take those."""
+    return {
+        (file["file"], file["bytes"]) for file in report["files"]
+        if file["table"] == "interactions" and not (file.get("failed") or file["after_cut_over"] or file.get("too_new"))
+    }
 
 
-def etl(spark: Any, job: Job) -> dict[str, Any]:
-    """Raw files to a published dataset."""
-    from anabranch.spark import etl as engine
+def brings_nothing(plan: EtlPlan, report: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Whether the dataset of this report is what the plan, which adds to it, would make: no file of interactions to read, and the files of
+    items and users as they were. A file that was replaced by one of the same size is newer than what the report was judged by."""
+    tables = ("items", "users")
+    planned = {(file.table, file.name, file.size) for file in plan.files if file.table in tables}
+    held = {(file["table"], file["file"], file["bytes"]) for file in report["files"] if file["table"] in tables}
+    is_read = any(file.table == "interactions" for file in plan.files)
+    return not is_read and planned == held and plan.as_of_ms == report["as_of_ms"] and settings == report["settings"]
 
+
+def planned(job: Job, held: Dataset | None) -> EtlPlan:
+    """The plan of everything, or of what is added to `held`."""
     arguments = job.arguments
-    held = dataset_of(job.lake) if arguments.incremental else None
-    known = known_files(held) if held else set()
-    plan = anabranch.plan_etl(
+    known = known_files(held.report) if held else set()
+    return anabranch.plan_etl(
         arguments.raw,
         job.lake,
         mapping=read(arguments.mapping).decode() if arguments.mapping else None,
@@ -213,12 +229,24 @@ def etl(spark: Any, job: Job) -> dict[str, Any]:
         keep=(lambda file: file.table != "interactions" or (file.name, file.size) not in known) if held else None,
         incremental=held is not None,
     )
-    if held is not None and not any(file.table == "interactions" for file in plan.files):
-        log.info("no new files of interactions: dataset %d stays", held.number)
+
+
+def etl(spark: Any, job: Job) -> dict[str, Any]:
+    """Raw files to a published dataset."""
+    from anabranch.spark import etl as engine
+
+    held = dataset_of(job.lake) if job.arguments.incremental else None
+    plan = planned(job, held)
+    if held is not None and plan.base is None:
+        log.info("dataset %d may hold events after --until: everything is read, since they cannot be taken out of it", held.number)
+        held, plan = None, planned(job, None)
+    if held is not None and brings_nothing(plan, held.report, job.settings.to_dict()["etl"]):
+        log.info("no new files: dataset %d stays", held.number)
         return {"report": held.report, "published": "unchanged", "number": held.number}
-    outcome = engine.run(spark, plan, job.partitions, held)
+    outcome = engine.run(spark, plan, job.arguments.partitions or engine.partitions_for(plan), held)
     if outcome["published"] is None:
-        failed = [file for file in outcome["report"]["files"] if file.get("failed")]
+        read_now = {(file.table, file.name) for file in plan.files}
+        failed = [file for file in outcome["report"]["files"] if file.get("failed") and (file["table"], file["file"]) in read_now]
         raise SystemExit(
             f"{len(failed)} file(s) could not be read whole, the first being {failed[0]['file']}: {failed[0]['failed']}. Mend or remove them, "
             "or accept it with --keep-going true; the dataset published before is untouched"
@@ -305,13 +333,14 @@ def train_distributed(spark: Any, job: Job, dataset: Dataset, table: Sequence[Ma
     made = rows.rows_of(spark, dataset, settings, job.partitions)
     core = dataset.report["settings"]
     made = rows.k_core(made, core["k_core_users"], core["k_core_items"])
-    blocks = rows.blocks_of(spark, made, job.partitions)
+    work = ials.work_folder(made, settings, (core["k_core_users"], core["k_core_items"]))
+    blocks = rows.blocks_of(spark, made, job.partitions, tree["model"]["ials"]["dim"])
     trend = anabranch.trend(made.demand[blocks.is_used], settings)
-    trainer = ials.Trainer(spark, job.lake, blocks, settings.ials, ials.work_folder(job.lake, dataset, settings), job.arguments.share_bytes)
+    trainer = ials.Trainer(spark, job.lake, blocks, settings.ials, work, job.arguments.share_bytes)
     found = trainer.run(lambda done: log.info("iteration %d of %d took %.1f s", done.iteration, done.iterations, done.seconds))
     titles = dataset.titles(blocks.index)
     figures = anabranch.backtest_metrics(table)
-    near = neighbours.neighbours_of(spark, job.lake, trainer.work, blocks, tree["model"]["neighbours"], job.partitions)
+    near = neighbours.neighbours_of(trainer, tree["model"]["neighbours"], job.partitions)
     with rows.large_records(spark):
         popularity = ials.popularity_of(blocks)
     snapshot = snapshot_of(
@@ -325,9 +354,7 @@ def train_distributed(spark: Any, job: Job, dataset: Dataset, table: Sequence[Ma
             spark, job, dataset, version,
             lambda folder: lists.embeddings_of_blocks(trainer, found.items, found.gramian, titles, folder, users_min),
         )
-    # The model is published: what was kept to resume from is not needed any more.
-    trainer.remove(trainer.work)
-    blocks.unpersist()
+    trainer.finish()
     return Candidate(
         version, figures, "spark", blocks.user_count, len(blocks.index), blocks.entry_count, found.resumed_from
     )
@@ -363,6 +390,8 @@ def train(spark: Any, job: Job, dataset: Dataset) -> Candidate:
     """Evaluates the settings on a time split, trains on everything, publishes."""
     with job.phase("evaluate"):
         table = anabranch.backtest(job.lake, job.settings)
+        # A metric that is not there is known now, before hours of training.
+        metric_name(job.arguments.metric, anabranch.backtest_metrics(table))
     interactions = dataset.report["interactions"]["clean"]
     limit = job.arguments.driver_interactions_max
     with job.phase("train"):
@@ -386,15 +415,28 @@ def metric_name(name: str, figures: Mapping[str, float]) -> str:
     return found[0]
 
 
-def verdict(candidate: Mapping[str, float], current: Mapping[str, float] | None, name: str, min_improvement: float) -> tuple[bool, str]:
+def verdict(
+    candidate: Mapping[str, float], current: Mapping[str, float] | None, name: str, min_improvement: float, takes_unmeasured: bool = False
+) -> tuple[bool, str]:
     """Whether a model is good enough to replace the current one, and why, in words. `current` are the figures that were recorded when that one
-    was made: evaluated again today it would be asked about days that it has learned from."""
+    was made: evaluated again today it would be asked about days that it has learned from.
+
+    A figure at another length of list is another figure, so a current model without this one is compared with at a length that both were
+    evaluated at, if there is one, and else stays, unless `takes_unmeasured`."""
     name = metric_name(name, candidate)
-    found = candidate[name]
     if current is None:
-        return True, f"{name} {found:.4f}, and there is no current model"
+        return True, f"{name} {candidate[name]:.4f}, and there is no current model"
     if name not in current:
-        return True, f"{name} {found:.4f}, which the current model was not asked for"
+        kind = name.rsplit("@", 1)[0]
+        others = sorted(full for full in current if full.rsplit("@", 1)[0] == kind)
+        shared = [full for full in others if full in candidate]
+        if not shared:
+            recorded = f"it has {', '.join(others)}: set [training] cutoff back to compare" if others else "it was not evaluated"
+            reason = f"{name} {candidate[name]:.4f}, which the current model has no figure for ({recorded})"
+            remedy = "promote this one by hand (`anabranch models promote`), or once by --promote-unmeasured true"
+            return (True, reason) if takes_unmeasured else (False, f"{reason}; {remedy}")
+        name = shared[0]
+    found = candidate[name]
     least = current[name] * (1.0 + min_improvement)
     if found >= least:
         return True, f"{name} {found:.4f} is at least {current[name]:.4f} × {1.0 + min_improvement:g}"
@@ -414,6 +456,8 @@ def current_figures(registry: Registry) -> Mapping[str, float] | None:
 
 def run(spark: Any, job: Job) -> dict[str, Any]:
     """The night, read top to bottom."""
+    from anabranch.spark import ials
+
     arguments = job.arguments
     job.partitions = arguments.partitions or 4 * spark.sparkContext.defaultParallelism
     with job.phase("etl"):
@@ -423,7 +467,7 @@ def run(spark: Any, job: Job) -> dict[str, Any]:
     current = job.registry.current()
     is_current = current is not None and current["version"] == candidate.version
     is_better, reason = (True, "it is current already") if is_current else verdict(
-        candidate.figures, current_figures(job.registry), arguments.metric, arguments.min_improvement
+        candidate.figures, current_figures(job.registry), arguments.metric, arguments.min_improvement, arguments.promote_unmeasured
     )
     bulk = None
     if is_better and arguments.promote:
@@ -432,6 +476,9 @@ def run(spark: Any, job: Job) -> dict[str, Any]:
             bulk = lists_for_all(spark, job, dataset, candidate.version)
         job.registry.promote(candidate.version, f"trained: {reason}")
     is_promoted = is_better and arguments.promote
+    # What neither this night nor a rollback needs.
+    ials.sweep(job.lake, int(time.time() * 1000))
+    prune_bulk(job)
     log.info("model %s is %s: %s", candidate.version, "current" if is_promoted else "not promoted", reason)
     return {
         "dataset": dataset.number, "published": told["published"], "interactions": dataset.report["interactions"],
@@ -450,6 +497,15 @@ def lists_for_all(spark: Any, job: Job, dataset: Dataset, version: str) -> dict[
         return lists.bulk(
             spark, job.lake, job.models, version, dataset, job.settings, job.partitions, stream.get("list_length", 20), stream.get("hide", "seen")
         )
+
+
+def prune_bulk(job: Job) -> None:
+    """Lists of the current model and of the one before stay, and of the newest versions as many as embeddings do."""
+    from anabranch.spark import lists
+
+    current = job.registry.current() or {}
+    kept = [version for version in (current.get("version"), current.get("previous")) if version]
+    lists.prune(job.lake, lists.BULK, kept, job.training["embedding_versions_kept"])
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:

@@ -44,8 +44,9 @@ module "key" {
 locals {
   # Name to what goes by itself.
   buckets = {
-    raw    = var.raw_expire_days == 0 ? {} : { raw = { prefix = "", days = var.raw_expire_days } }
-    lake   = {}
+    raw = var.raw_expire_days == 0 ? {} : { raw = { prefix = "", days = var.raw_expire_days } }
+    # What a night that nobody takes up again left to go on from; the job removes it too, once a night succeeds.
+    lake   = { training = { prefix = "training/", days = 7 } }
     models = {}
     recommendations = { for folder in ["recommendations", "dead-letters", "firehose-errors"] :
       folder => { prefix = "${folder}/", days = var.recommendations_expire_days } if var.recommendations_expire_days > 0

@@ -1,6 +1,7 @@
 """The nightly job on local Spark: the dataset and the model of the local commands, to the bit, whatever the partitions; what a kill, a failure, a
 repetition and a worse model leave behind."""
 
+import dataclasses
 import hashlib
 import importlib.util
 import json
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import boto3
 import numpy as np
@@ -26,10 +28,10 @@ wheel = pytest.importorskip("anabranch", reason="the wheel is not installed: `ma
 if shutil.which("java") is None:
     pytest.skip("no Java: Spark needs a runtime (Debian: apt install openjdk-17-jre-headless)", allow_module_level=True)
 
-from pyspark.sql import SparkSession  # noqa: E402
+from pyspark.sql import Row, SparkSession  # noqa: E402
 
 from anabranch import spark as _  # noqa: E402, F401 - the package is whole
-from anabranch.spark import etl, ials, lists, rows, sharing  # noqa: E402
+from anabranch.spark import etl, ials, lists, neighbours, rows, sharing  # noqa: E402
 
 SCRIPT = ROOT / "scripts" / "glue_job.py"
 SETTINGS = """
@@ -88,7 +90,8 @@ def few(shop, tmp_path_factory):
         head, *lines = path.read_text(errors="replace").splitlines(keepends=True)
         kept = [line for line in lines if line.split(",", 1)[0].endswith("7")]
         assert kept, "no user's id ends with 7"
-        (folder / path.name).write_text(head + "".join(kept))
+        # And a row that is refused.
+        (folder / path.name).write_text(head + "".join(kept) + "user-7\n")
     return folder
 
 
@@ -195,16 +198,24 @@ def test_the_shop_is_what_the_local_etl_makes_of_it(spark, shop, local, tmp_path
     assert (again["published"], again["number"]) == ("unchanged", told["number"])
 
 
-def test_complete_journey_is_what_the_local_etl_makes_of_it(spark, tmp_path):
+@pytest.fixture(scope="module")
+def journey(spark, tmp_path_factory):
+    """Complete Journey through the local ETL and through Spark: both lakes."""
     if not DATA.is_dir():
         pytest.skip(f"{DATA} is not there")
+    folder = tmp_path_factory.mktemp("journey")
     mapping = ROOT / "examples" / "completejourney.toml"
-    run(command(tmp_path / "home", "etl", "--data", DATA, "--mapping", mapping))
-    plan = wheel.plan_etl(os.fspath(DATA), os.fspath(tmp_path / "lake"), mapping=mapping.read_text())
+    run(command(folder / "home", "etl", "--data", DATA, "--mapping", mapping))
+    plan = wheel.plan_etl(os.fspath(DATA), os.fspath(folder / "lake"), mapping=mapping.read_text())
     etl.run(spark, plan, 6)
-    theirs, ours = tmp_path / "home" / "lake", tmp_path / "lake"
+    return folder / "home" / "lake", folder / "lake"
+
+
+def test_complete_journey_is_what_the_local_etl_makes_of_it(journey):
+    theirs, ours = journey
     assert manifest(ours)["report"] == manifest(theirs)["report"]
     assert histories(ours) == histories(theirs)
+    assert quarantine(ours) == quarantine(theirs)
     # A million and a half rows: by day, sorted by columns, without making Python objects of them.
     for day in sorted({path.parent.name for path in files(theirs, "interactions")}):
         one, other = (
@@ -220,6 +231,82 @@ def sorted_table(paths):
 
     table = pa.concat_tables([pq.ParquetFile(path).read() for path in paths]).combine_chunks()
     return table.sort_by([(name, "ascending") for name in ("user_id", "session_id", "time_ms", "event_id", "item_id")])
+
+
+def trainer_of(spark, lake, settings, partitions, share_bytes=1 << 30, gramian_bytes=rows.GRAMIAN_BYTES):
+    """A dataset's distributed trainer."""
+    dataset = wheel.Dataset(os.fspath(lake))
+    core = tuple(dataset.report["settings"][name] for name in ("k_core_users", "k_core_items"))
+    made = rows.k_core(rows.rows_of(spark, dataset, settings, partitions), *core)
+    work = ials.work_folder(made, settings, core)
+    blocks = rows.blocks_of(spark, made, partitions, settings.ials["dim"], gramian_bytes)
+    return ials.Trainer(spark, dataset.lake, blocks, settings.ials, work, share_bytes)
+
+
+def local_rows(lake, settings):
+    """A dataset's training rows from one machine."""
+    made = wheel.training_rows(os.fspath(lake), settings)
+    return made.index, (made.indptr, made.indices, made.data)
+
+
+def test_complete_journeys_factors_are_the_local_trainers(spark, journey):
+    settings = wheel.Settings({"model": {"ials": {"dim": 8, "iterations": 1}}})
+    index, csr = local_rows(journey[0], settings)
+    _, items, gramian = wheel.train_ials(csr, index.ids, settings.ials)
+    trainer = trainer_of(spark, journey[1], settings, 2)
+    found = trainer.run()
+    trainer.finish()
+    assert (trainer.blocks.entry_count, trainer.blocks.index.ids) == (len(csr[2]), index.ids)
+    assert np.array_equal(found.items, items) and np.array_equal(found.gramian, gramian)
+
+
+def test_factors_do_not_depend_on_what_is_shared_and_how_users_are_cut(spark, local_few):
+    """Blocks of users that are whole groups of the Gramian's sum, with everything broadcast; more partitions than users' blocks."""
+    settings = wheel.Settings(SETTINGS)
+    lake = local_few[0] / "lake"
+    index, csr = local_rows(lake, settings)
+    _, items, gramian = wheel.train_ials(csr, index.ids, settings.ials)
+    trainer = trainer_of(spark, lake, settings, 2, gramian_bytes=0)
+    assert trainer.blocks.is_grouped and trainer.blocks.user_rows == rows.GROUP_ROWS
+    found = trainer.run()
+    trainer.finish()
+    assert np.array_equal(found.items, items) and np.array_equal(found.gramian, gramian)
+    assert not tree(lake / "training")
+
+
+def test_trainings_in_one_application_do_not_meet(spark, local_few):
+    """Executors keep the rows of all users in files; a second training mapped those of the first. Also with rows capped so that columns of items
+    are cut, some of them to nothing."""
+    settings = wheel.Settings(SETTINGS)
+    lake = local_few[0] / "lake"
+    index, csr = local_rows(lake, settings)
+    trainer = trainer_of(spark, lake, settings, 3)
+    for row_cap in (10_000, 2):
+        neighbourhood = {**settings.to_dict()["model"]["neighbours"], "row_cap": row_cap}
+        another = dataclasses.replace(trainer, run_id=str(row_cap))
+        ours, theirs = neighbours.neighbours_of(another, neighbourhood, 3), wheel.neighbours(csr, len(index), neighbourhood)
+        assert all(np.array_equal(mine, expected) for mine, expected in zip(ours, theirs)), row_cap
+        assert sharing.kept_folder(another.key).is_dir()
+        sharing.let_go(spark, another.key)
+        assert not sharing.kept_folder(another.key).exists()
+    trainer.finish()
+
+
+def test_the_work_folder_names_rows_and_settings_however_they_are_cut(spark, few, local_few, tmp_path):
+    settings = wheel.Settings(SETTINGS)
+    etl.run(spark, wheel.plan_etl(os.fspath(few), os.fspath(tmp_path), settings=settings), 3)
+
+    def made_of(lake, partitions, settings=settings):
+        made = rows.rows_of(spark, wheel.Dataset(os.fspath(lake)), settings, partitions)
+        made.unpersist()
+        return made
+
+    mine, theirs = made_of(tmp_path, 2), made_of(local_few[0] / "lake", 5)
+    heavier = made_of(tmp_path, 2, wheel.Settings({"events": {"types": {"view": {"weight": 2.0}, "cart": {"weight": 2.0}, "purchase": {"weight": 9.0}}}}))
+    assert ials.work_folder(mine, settings, (2, 2)) == ials.work_folder(theirs, settings, (2, 2))
+    other = wheel.Settings(SETTINGS.replace("dim = 16", "dim = 17"))
+    cases = [(mine, settings, (2, 2)), (mine, other, (2, 2)), (mine, settings, (2, 3)), (heavier, settings, (2, 2))]
+    assert len({ials.work_folder(*case) for case in cases}) == 4
 
 
 def test_the_distributed_model_is_the_local_trainers(spark, shop, settings, local, tmp_path):
@@ -295,11 +382,56 @@ def test_a_repeated_night_changes_nothing(spark, few, settings, tmp_path):
     assert tree(lake) == before
 
 
-def spawn(args, log):
+def spawn(args, log, script=SCRIPT, **more):
     """The job as a program of its own, as Glue runs it."""
     settings = environment(PYSPARK_PYTHON=sys.executable, PYSPARK_SUBMIT_ARGS=" ".join(
-        f"--conf {name}={value}" for name, value in LOCAL.items()) + " pyspark-shell")
-    return subprocess.Popen([sys.executable, SCRIPT, *args], env=settings, stdout=subprocess.PIPE, stderr=log.open("wb"), start_new_session=True)
+        f"--conf {name}={value}" for name, value in {**LOCAL, **more}.items()) + " pyspark-shell")
+    return subprocess.Popen([sys.executable, script, *args], env=settings, stdout=subprocess.PIPE, stderr=log.open("wb"), start_new_session=True)
+
+
+# The job, whose first tasks of each kind fail once: after their work, when the first of what they give is asked for.
+FAILING = """
+import sys
+sys.path.insert(0, {scripts!r})
+import glue_job
+from pyspark import TaskContext
+from anabranch.spark import etl, ials, lists, neighbours
+
+
+def fails_once(make):
+    def made(*args):
+        run = make(*args)
+        def task(batches):
+            for batch in run(batches):
+                if TaskContext.get().attemptNumber() == 0 and TaskContext.get().partitionId() == 0:
+                    raise RuntimeError(make.__name__ + " fails once")
+                yield batch
+        return task
+    return made
+
+
+for module, names in ((etl, "map_files fold write_quarantine"), (ials, "solve_users solve_items"), (neighbours, "leave_rows make_lists"),
+                      (lists, "solve_and_write")):
+    for name in names.split():
+        setattr(module, name, fails_once(getattr(module, name)))
+glue_job.main()
+"""
+
+
+def test_tasks_that_fail_are_tried_again_and_leave_what_they_would_have_left(few, settings, local_few, tmp_path):
+    script = tmp_path / "failing.py"
+    script.write_text(FAILING.format(scripts=os.fspath(SCRIPT.parent)))
+    args = arguments(few, tmp_path / "lake", settings, driver_interactions_max=0, bulk="false", partitions=2, share_bytes=0)
+    process = spawn(args, tmp_path / "failing.log", script, **{"spark.master": "local[2,3]"})
+    out = process.communicate(timeout=300)[0]
+    log = (tmp_path / "failing.log").read_text()
+    assert process.returncode == 0, log[-4000:]
+    told = json.loads(out.splitlines()[-1])
+    assert (told["version"], told["trainedOn"]) == (local_few[1]["version"], "spark")
+    names = "map_files fold write_quarantine solve_users solve_items leave_rows make_lists solve_and_write".split()
+    assert [name for name in names if f"{name} fails once" not in log] == []
+    assert_same_dataset(local_few[0] / "lake", tmp_path / "lake")
+    check_embeddings(tmp_path / "lake", told["version"])
 
 
 def test_a_job_killed_in_training_goes_on_after_its_last_iteration(spark, few, settings, tmp_path):
@@ -319,8 +451,7 @@ def test_a_job_killed_in_training_goes_on_after_its_last_iteration(spark, few, s
     assert not (lake / "models").exists(), "killed before anything was published"
     told = night(few, lake, longer, driver_interactions_max=0, bulk="false", embeddings="false", partitions=5)
     assert told["resumedFrom"] >= 2
-    whole = night(few, tmp_path / "whole", longer, driver_interactions_max=0, bulk="false", embeddings="false", partitions=3)
-    assert (whole["resumedFrom"], whole["version"]) == (0, told["version"])
+    assert told["version"] == locally(few, longer, tmp_path / "home")[1]["version"]
 
 
 def test_a_run_that_fails_half_way_leaves_the_current_model(spark, few, settings, tmp_path, monkeypatch):
@@ -397,7 +528,7 @@ def test_an_incremental_run_is_a_whole_run(spark, few, tmp_path):
     old = files[0].read_bytes().splitlines(keepends=True)
     (raw / "interactions-again.csv").write_bytes(old[0] + b"".join(old[1::7]))
     held = wheel.Dataset(os.fspath(lake))
-    known = job.known_files(held)
+    known = job.known_files(held.report)
     assert len(known) == 1
     more = plan(lake, incremental=True, keep=lambda file: file.table != "interactions" or (file.name, file.size) not in known)
     assert [file.name for file in more.files if file.table == "interactions"] == [*(path.name for path in later), "interactions-again.csv"]
@@ -410,6 +541,98 @@ def test_an_incremental_run_is_a_whole_run(spark, few, tmp_path):
         assert table_rows(lake, kind) == table_rows(whole, kind), kind
     assert histories(lake) == histories(whole)
     assert sorted(map(repr, quarantine(lake))) == sorted(map(repr, quarantine(whole)))
+
+
+def job_of(raw, lake, settings, **more):
+    """The job, as `main` makes it."""
+    return job.Job.of(job.parse(arguments(raw, lake, settings, incremental="true", **more)))
+
+
+def test_what_an_incremental_night_reads(spark, few, settings, tmp_path):
+    """The first night everything; then nothing as long as nothing is new; items that were replaced; files of which rows were left to the
+    stream, as the cut-over moves on, and everything when it goes back. Each time the dataset is that of a run over everything."""
+    raw, lake = tmp_path / "raw", tmp_path / "lake"
+    shutil.copytree(few, raw)
+    newest = sorted(raw.glob("interactions*"))[-1]
+    newest.rename(tmp_path / newest.name)
+    nights = 0
+
+    def night_of(**more):
+        nonlocal nights
+        nights += 1
+        told = job.etl(spark, job_of(raw, lake, settings, **more))
+        whole = tmp_path / f"whole-{nights}"
+        job.etl(spark, job_of(raw, whole, settings, **more))
+        ours, theirs = manifest(lake)["report"], manifest(whole)["report"]
+        assert {**ours, "until_ms": None} == {**theirs, "until_ms": None}, more
+        assert histories(lake) == histories(whole) and table_rows(lake, "interactions") == table_rows(whole, "interactions"), more
+        return told["published"], ours
+
+    days = sorted({path.parent.name.removeprefix("day=") for path in files_of_whole(spark, raw, tmp_path)})
+    early, late = days[len(days) // 3], days[2 * len(days) // 3]
+    published, report = night_of(until=early)
+    assert published == "new" and report["filtered_by_reason"]["after-cut-over"] > 0
+    assert night_of(until=early)[0] == "unchanged"
+    published, report = night_of(until=late)
+    assert published == "new" and 0 < report["filtered_by_reason"]["after-cut-over"]
+    published, report = night_of()
+    assert published == "new" and report["filtered_by_reason"]["after-cut-over"] == 0
+    assert night_of()[0] == "unchanged"
+    # Nothing new among the interactions, and other items.
+    items = (raw / "items.jsonl").read_text().splitlines(keepends=True)
+    (raw / "items.jsonl").write_text("".join(items[1:]))
+    published, report = night_of()
+    assert published == "new" and report["items"]["read"] == len(items) - 1
+    (tmp_path / newest.name).rename(newest)
+    assert night_of()[0] == "new"
+    # Back: what is after the cut-over cannot be taken out of histories, so everything is read.
+    published, report = night_of(until=early)
+    assert published == "new" and report["last_day"] <= early
+
+
+def files_of_whole(spark, raw, tmp_path):
+    """The files of interactions that these raw files make."""
+    etl.run(spark, wheel.plan_etl(os.fspath(raw), os.fspath(tmp_path / "days"), settings=wheel.Settings(SETTINGS)), 1)
+    return files(tmp_path / "days", "interactions")
+
+
+def test_a_failure_that_was_accepted_does_not_hold_back_the_nights_after(spark, few, settings, tmp_path):
+    raw, lake = tmp_path / "raw", tmp_path / "lake"
+    shutil.copytree(few, raw)
+    bad = raw / "interactions-9.csv.gz"
+    bad.write_bytes(b"\x1f\x8b no gzip at all")
+    job.etl(spark, job_of(raw, lake, settings, keep_going="true"))
+    with pytest.raises(SystemExit, match="1 file.*interactions-9"):
+        job.etl(spark, job_of(raw, lake, settings))
+    bad.unlink()
+    (raw / "interactions-8.csv").write_bytes(sorted(few.glob("interactions*"))[0].read_bytes())
+    assert job.etl(spark, job_of(raw, lake, settings))["published"] == "new"
+    assert [line["file"] for line in manifest(lake)["report"]["files"] if line.get("failed")] == [bad.name]
+
+
+def test_a_wrong_mapping_ends_as_the_local_etl_does(spark, tmp_path, monkeypatch):
+    """Every row is refused, with itself in the quarantine: megabytes for each record, of which a batch may hold only so many."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    row = f"u,i,1600000000,ogle,{'x' * 30_000}\n"
+    (raw / "interactions.csv").write_text("USER_ID,ITEM_ID,TIMESTAMP,EVENT_TYPE,NOTE\n" + 1_200 * row)
+    monkeypatch.setattr(etl, "BATCH_BYTES", 16 << 20)
+    monkeypatch.setattr(etl, "REFUSED_BYTES_PER_TASK", 16 << 20)
+    lake = os.fspath(tmp_path / "lake")
+    with pytest.raises(wheel.InputError) as ours:
+        etl.run(spark, wheel.plan_etl(os.fspath(raw), lake), 2)
+    with pytest.raises(wheel.InputError) as theirs:
+        wheel.run_etl(os.fspath(raw), tmp_path / "local")
+    assert str(ours.value) == str(theirs.value) and "unknown-event-type" in str(ours.value)
+    with pytest.raises(wheel.NotFoundError):
+        wheel.Dataset(lake)
+    # With one good row the dataset is there, and its quarantine is the local one's.
+    with (raw / "interactions.csv").open("a") as file:
+        file.write("u,i,1600000000,view,\n")
+    assert etl.run(spark, wheel.plan_etl(os.fspath(raw), lake), 2)["published"] == "new"
+    wheel.run_etl(os.fspath(raw), tmp_path / "local")
+    assert len(files(lake, "quarantine")) > 1 and quarantine(lake) == quarantine(tmp_path / "local")
+    assert spark.conf.get("spark.sql.execution.arrow.maxRecordsPerBatch") == "10000"
 
 
 def sorted_files(report):
@@ -462,7 +685,16 @@ def test_the_verdict():
     assert job.verdict({name: 0.19}, current, "recall", -0.06)[0]
     assert not job.verdict({name: 0.209}, current, name, 0.05)[0]
     assert job.verdict({name: 0.0}, None, "recall", 0.5)[0]
-    assert job.verdict({name: 0.0}, {}, "recall", 0.5)[0]
+    # Lists of another length have other figures: one that both have decides, else the current model stays, unless that is accepted.
+    shorter = "model/seen-hidden/recall@10"
+    is_better, reason = job.verdict({name: 0.9}, {shorter: 0.1}, "recall", 0.0)
+    assert not is_better and f"{shorter}: set [training] cutoff back" in reason and "--promote-unmeasured" in reason
+    assert job.verdict({name: 0.9, shorter: 0.1}, {shorter: 0.1}, name, 0.0) == (True, f"{shorter} 0.1000 is at least 0.1000 × 1")
+    assert not job.verdict({name: 0.9, shorter: 0.09}, {shorter: 0.1}, name, 0.0)[0]
+    assert not job.verdict({name: 0.9}, {"model/seen-shown/recall@20": 0.1}, name, 0.0)[0]
+    is_better, reason = job.verdict({name: 0.9}, {}, "recall", 0.0)
+    assert not is_better and "was not evaluated" in reason
+    assert job.verdict({name: 0.0}, {}, "recall", 0.5, takes_unmeasured=True)[0]
     with pytest.raises(SystemExit, match="not evaluated"):
         job.verdict({name: 0.2}, current, "accuracy", 0.0)
 
@@ -489,9 +721,156 @@ def test_lists_become_cells_and_back():
 
 def test_user_blocks_are_whole_blocks_of_the_gramian():
     for users, blocks in ((1, 8), (1024, 1), (1025, 1), (30_000, 16), (10_000_000, 8), (100_000_000, 800)):
-        size = rows.user_block_rows(users, blocks)
+        size = rows.user_block_rows(users, blocks, 64, rows.GRAMIAN_BYTES)
         assert size % wheel.GRAMIAN_BLOCK_ROWS == 0 and 0 < size <= rows.GROUP_ROWS
         assert size == rows.GROUP_ROWS or -(-users // size) <= blocks
+    # However many partitions: what comes back to the driver is bounded, by groups where blocks would be too many.
+    for users in (10_000_000, 20_000_000, 100_000_000):
+        for dim in (64, 128):
+            size = rows.user_block_rows(users, 1_000_000, dim, rows.GRAMIAN_BYTES)
+            each = rows.GROUP_ROWS if size == rows.GROUP_ROWS else wheel.GRAMIAN_BLOCK_ROWS
+            assert -(-users // each) * dim * dim * 8 <= rows.GRAMIAN_BYTES, (users, dim)
+    assert rows.user_block_rows(100, 8, 16, 0) == rows.GROUP_ROWS
+
+
+def test_item_blocks_are_bounded_by_entries_and_by_what_a_half_step_holds():
+    assert rows.item_block_rows(1_000, 10_000, 10, 64, 1 << 30) == 100
+    assert rows.item_block_rows(1_000, 800_000_000, 10, 64, 1 << 30) == 10
+    size = rows.item_block_rows(10_000_000, 80_000_000, 16, 100, rows.ITEM_STATE_BYTES)
+    assert 0 < size * 101 * 112 * 4 <= rows.ITEM_STATE_BYTES < (size + 1) * 101 * 112 * 4
+    assert rows.item_block_rows(10, 10, 1, 512, 1) == 1
+
+
+def test_a_missing_block_is_an_error():
+    rows.check_blocks("x", [2, 0, 1], range(3))
+    for found in ([0, 1], [1, 2], [0, 1, 1, 2], [0, 1, 2, 3], []):
+        with pytest.raises(RuntimeError, match="missing"):
+            rows.check_blocks("x", found, range(3))
+    blocks = rows.Blocks(None, None, wheel.ItemIndex(["a", "b", "c"]), 1, 1, 1024, 2, None)
+    whole = [Row(block=block, counts=np.int64([1] * count).tobytes(), items=np.int32([0] * count).tobytes(),
+                 scores=np.float32([1] * count).tobytes()) for block, count in ((0, 2), (1, 1))]
+    assert [len(part) for part in neighbours.joined(whole, blocks, {0, 1})] == [4, 3, 3]
+    assert [len(part) for part in neighbours.joined(whole[:1], blocks, {0})] == [4, 2, 2]
+    with pytest.raises(RuntimeError, match="missing"):
+        neighbours.joined(whole[:1], blocks, {0, 1})
+    factors = np.empty((3, 2), np.float32)
+    for parts in ([np.ones((2, 2))], [np.ones((2, 2)), np.ones((2, 2))]):
+        with pytest.raises(RuntimeError, match="3 are there"):
+            ials.fill(factors, parts)
+
+
+def test_the_etls_partitions_follow_the_raw_files_alone(few, tmp_path):
+    def of(size):
+        return etl.partitions_for(SimpleNamespace(input_bytes=size))
+
+    assert (of(0), of(1), of(etl.PARTITION_BYTES), of(etl.PARTITION_BYTES + 1), of(1 << 50)) == (1, 1, 1, 2, etl.PARTITIONS_MAX)
+    plan = wheel.plan_etl(os.fspath(few), os.fspath(tmp_path))
+    assert plan.input_bytes == sum(path.stat().st_size for path in few.iterdir())
+
+
+def test_what_is_broadcast_is_small_for_all_workers_of_an_executor():
+    def context(master, **conf):
+        return SimpleNamespace(master=master, defaultParallelism=32, getConf=lambda: SimpleNamespace(
+            get=lambda name, default=None: conf.get(name.replace(".", "_"), default)))
+
+    assert sharing.tasks_per_executor(context("local[32]", spark_executor_cores="4")) == 32
+    assert sharing.tasks_per_executor(context("yarn", spark_executor_cores="4")) == 4
+    assert sharing.tasks_per_executor(context("yarn", spark_executor_cores="4", spark_task_cpus="8")) == 1
+    assert sharing.tasks_per_executor(context("spark://x")) == 32
+    trainer = ials.Trainer(SimpleNamespace(sparkContext=context("yarn", spark_executor_cores="4")), None, None, {"dim": 16}, "w", 4 << 20)
+    assert isinstance(trainer.output((1 << 20) // 64, "x"), sharing.ToDriver)
+    assert isinstance(trainer.output((1 << 20) // 64 + 1, "x"), sharing.ToLake)
+
+
+def test_what_a_task_fetches_is_whole_or_not_there(tmp_path):
+    place = tmp_path / "some" / "rows"
+
+    def fails(partial):
+        partial.mkdir()
+        (partial / "half").touch()
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space"):
+        sharing.fetched(place, fails)
+    assert not place.exists()
+    assert sharing.fetched(place, lambda partial: partial.mkdir()) == place and not list(place.iterdir())
+    assert sharing.fetched(place, fails) == place, "it is there"
+
+
+def test_what_runs_left_long_ago_goes(tmp_path):
+    lake = wheel.Lake(os.fspath(tmp_path))
+    for path in ("training/old/checkpoints/1", "training/old/users-1/0", "training/young/checkpoints/1"):
+        lake.put(path, b"")
+    now_ms = int(time.time() * 1000)
+    long_ago = (now_ms - ials.ORPHAN_AGE_MS) / 1000 - 10
+    os.utime(tmp_path / "training/old/checkpoints/1", (long_ago, long_ago))
+    ials.sweep(lake, now_ms)
+    assert len(lake.list("training")) == 3, "something was written there today"
+    os.utime(tmp_path / "training/old/users-1/0", (long_ago, long_ago))
+    ials.sweep(lake, now_ms)
+    assert [path for path, _, _ in lake.list("training")] == ["training/young/checkpoints/1"]
+
+
+def test_lists_of_the_current_model_and_of_the_one_before_stay(tmp_path, monkeypatch):
+    one = job.Job.of(job.parse(["--raw", "r", "--lake", os.fspath(tmp_path)]))
+    versions = ["a", "b", "c", "d", "e", "f"]
+    for version in versions:
+        one.lake.put(f"bulk/{version}/x", b"")
+        time.sleep(0.02)
+    kept = one.training["embedding_versions_kept"]
+    assert 2 <= kept < 5
+    monkeypatch.setattr(wheel.Registry, "current", lambda _: {"version": "b", "previous": "a"})
+    job.prune_bulk(one)
+    assert sorted(path for path, _, _ in one.lake.list("bulk")) == [f"bulk/{version}/x" for version in ["a", "b", *versions[6 - (kept - 2):]]]
+    monkeypatch.setattr(wheel.Registry, "current", lambda _: None)
+    job.prune_bulk(one)
+
+
+def test_a_metric_that_is_not_there_ends_the_night_before_training(spark, few, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(job, "train_on_driver", lambda *_: pytest.fail("it trained"))
+    with pytest.raises(SystemExit, match="'accuracy' is not evaluated"):
+        night(few, tmp_path / "lake", settings, metric="accuracy")
+
+
+GLUE = {
+    "__init__.py": "calls = []\n",
+    "context.py": "from pyspark.sql import SparkSession\nfrom awsglue import calls\n\n\nclass GlueContext:\n    def __init__(self, context):\n"
+                  "        calls.append('context')\n        self.spark_session = SparkSession.builder.getOrCreate()\n",
+    "job.py": "from awsglue import calls\n\n\nclass Job:\n    def __init__(self, context):\n        pass\n\n    def init(self, name, arguments):\n"
+              "        calls.append(('init', name))\n\n    def commit(self):\n        calls.append('commit')\n",
+}
+
+
+def test_glues_job_is_committed_last_and_only_if_nothing_failed(spark, few, tmp_path, monkeypatch):
+    (tmp_path / "awsglue").mkdir()
+    for name, text in GLUE.items():
+        (tmp_path / "awsglue" / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("awsglue", "awsglue.context", "awsglue.job"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    import awsglue
+
+    def the_night(session, _):
+        assert session is not None and awsglue.calls == ["context", ("init", "nightly")]
+        awsglue.calls.append("night")
+        return {}
+
+    args = ["--raw", os.fspath(few), "--lake", os.fspath(tmp_path / "lake"), "--JOB_NAME", "nightly"]
+    monkeypatch.setattr(job, "run", the_night)
+    job.main(args)
+    assert awsglue.calls == ["context", ("init", "nightly"), "night", "commit"]
+
+    def fails(*_):
+        raise OSError("no space left")
+
+    awsglue.calls.clear()
+    monkeypatch.setattr(job, "run", fails)
+    with pytest.raises(OSError, match="no space"):
+        job.main(args)
+    assert awsglue.calls == ["context", ("init", "nightly")]
+    assert spark.range(1).count() == 1, "the session is not ours to stop"
+    for name in ("awsglue", "awsglue.context", "awsglue.job"):
+        sys.modules.pop(name, None)
 
 
 def test_a_checkpoint_is_believed_only_if_it_is_what_its_name_says(tmp_path):
@@ -523,13 +902,23 @@ def test_blocks_are_joined_in_order_with_the_whole_sides_bits(spark, tmp_path):
     data = chance.uniform(0.1, 3, len(indices)).astype(np.float32)
     whole = wheel.half_step(indptr, indices, data, users, gramian, settings)
     lake = wheel.Lake(os.fspath(tmp_path))
-    output = sharing.ToLake(lake, "training/x/users-1")
+    output = sharing.ToLake(lake, "training/x/users-0001")
     for block in range(3):
         output.leave(block, users[block * 1024 : (block + 1) * 1024])
-    shared = sharing.InLake(lake, "users-1", [output.path(block) for block in range(3)], 1024, 2500, 8)
+    shared = sharing.InLake(lake, tmp_path.name, "users", 1, [output.path(block) for block in range(3)], 1024, 2500, 8)
     assert np.array_equal(shared.array(), users)
     joined = ials.solve_by_blocks(rows.Sparse(0, 0, indptr, indices, data), shared, gramian, settings)
     assert joined.tobytes() == whole.tobytes()
+    # The next step's files take the place of this one's; those of another training are its own.
+    for step, key in ((2, tmp_path.name), (1, f"{tmp_path.name}-other")):
+        output = sharing.ToLake(lake, f"training/x/users-000{step}")
+        for block in range(3):
+            output.leave(block, users[block * 1024 : (block + 1) * 1024] + step)
+        later = dataclasses.replace(shared, key=key, step=step, paths=[output.path(block) for block in range(3)])
+        assert np.array_equal(later.array(), users + step)
+        assert len(list((sharing.kept_folder(key) / "users").glob("all.*"))) == 1
+    for key in (tmp_path.name, f"{tmp_path.name}-other"):
+        sharing.let_go(spark, key)
 
 
 def test_only_the_newest_versions_stay(tmp_path):
@@ -541,4 +930,4 @@ def test_only_the_newest_versions_stay(tmp_path):
     assert sorted(path for path, _, _ in lake.list("bulk")) == ["bulk/a/x", "bulk/d/x"]
 
 
-assert BINARY, "the local commands are what the job is held to"
+assert BINARY.is_file(), f"{BINARY} is not built: the local commands are what the job is held to"

@@ -221,7 +221,10 @@ def test_an_incremental_run_reaches_what_a_run_over_everything_reaches(tmp_path)
     base = plan.base
     more = [batch for file in base.files("interactions") for batch in plan.rows_of_interactions(file)]
     more += [batch for file in base.files("histories") for batch in plan.histories_to_join(file)]
-    done = by_stages(plan, more=[*more, plan.carried_quarantine()])
+    more += [batch for file in base.files("quarantine") for batch in plan.carried_quarantine(file)]
+    done = by_stages(plan, more=more)
+    # New bytes, and those that the base was made of.
+    assert plan.input_bytes == len(first) + len(second)
     expected = anabranch.run_etl(str(raw), whole, as_of_ms=AS_OF)
     assert done["report"] == expected["report"] and content(lake) == content(whole)
     with pytest.raises(anabranch.RetryError, match="plan again"):
@@ -279,7 +282,11 @@ def test_lists_are_those_of_the_command(shop, tmp_path):
     theirs = pa.parquet.read_table(home / "lake" / outcome["parquet"])
     lake = home / "lake"
     model = Registry(lake).open(tmp_path / "cache")
-    mine = pa.Table.from_batches([model.bulk_lists(batch, N=7, hide="everything") for batch in Dataset(lake).histories()])
+    # What a user did in sessions counts for the user, as for the command: histories are routed and joined first.
+    settings = Settings(SETTINGS)
+    routed = pa.Table.from_batches([anabranch.route_histories(batch, settings) for batch in Dataset(lake).histories()])
+    joined = anabranch.join_histories(routed.sort_by([("key", "ascending"), ("source", "ascending")]).to_batches(), settings)
+    mine = pa.Table.from_batches([model.bulk_lists(batch, N=7, hide="everything") for batch in joined])
     order = [("user_id", "ascending"), ("rank", "ascending")]
     assert mine.schema == anabranch.BULK_SCHEMA
     assert mine.sort_by(order).to_pylist() == theirs.sort_by(order).to_pylist()

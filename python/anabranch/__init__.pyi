@@ -11,7 +11,8 @@ Conventions
 - Arrow goes in as anything with `__arrow_c_stream__` or `__arrow_c_array__` (pyarrow, polars, DuckDB), and comes out as pyarrow.
 - Ids are `str`, 1 to 256 bytes of UTF-8. Times are milliseconds since 1970 (`_ms`), as `int`.
 - Settings are a `Settings`, TOML text, or a dict. Where a function takes `ials`, a dict is the table `[model.ials]` alone.
-- The GIL is released while anything is computed, read or written. Threads: `set_num_threads`.
+- The GIL is released while anything is computed, read or written. Threads: `set_num_threads`. Arrays are read where they lie, so no other
+  thread may change an array that a call was given before it returns.
 - An error names place and remedy and is one of: `InputError` (a `ValueError`: mend the argument), `NotFoundError` (a
   `FileNotFoundError`), `RetryError` (an `OSError`: may succeed later), `FullError` (an `OSError`: make room), `CorruptError` (a
   `ValueError`: stored bytes are not what was written), `InternalError` (a `RuntimeError`: report it).
@@ -490,15 +491,20 @@ class EtlPlan:
     leaves the same file. Nothing is visible before `publish`.
 
     An incremental plan adds to the dataset that is current: fold `rows_of_interactions` and `histories_to_join` of all files of `base` with the
-    new rows, and `carried_quarantine` joins the records that were mapped. Items and users are read whole each time.
+    new rows, and `carried_quarantine` of its quarantine joins the records that were mapped. Items and users are read whole each time. A file
+    that the base has read may be read again (it grew, was mended, or had rows left out for their time): its line in the books is replaced.
     """
 
     files: list[PlannedFile]
     as_of_ms: int
     lake: Lake
     @property
+    def input_bytes(self) -> int:
+        """Stored bytes of the raw files whose rows the dataset will hold: the plan's, and those that its base has read."""
+    @property
     def base(self) -> Dataset | None:
-        """The dataset that an incremental plan adds to. RetryError if another one is current by now: plan again."""
+        """The dataset that an incremental plan adds to. RetryError if another one is current by now: plan again. None also if `until_ms`
+        goes back behind rows that it holds: those cannot be taken out again, so the plan reads everything."""
 
     def map_file(self, file: PlannedFile | int) -> Iterator[pa.RecordBatch]:
         """Reads one file (by itself or by its place in `files`): ROW or ITEM, QUARANTINE and one ACCOUNT. A file that cannot be read is a line of the
@@ -521,8 +527,9 @@ class EtlPlan:
     def histories_to_join(self, file: str) -> Iterator[pa.RecordBatch]:
         """The histories of a published file (`base.files("histories")`) as ROW records, which the fold joins: they hold what rows did that lost
         against a duplicate."""
-    def carried_quarantine(self) -> pa.RecordBatch:
-        """The refused interactions of `base` as QUARANTINE records, before those of new files, and their number by reason as COUNTS."""
+    def carried_quarantine(self, file: str) -> Iterator[pa.RecordBatch]:
+        """The refused interactions in one of `base.files("quarantine")` as QUARANTINE records, before those of new files, and their number by
+        reason as COUNTS. Those of files that the plan reads again are left out."""
 
 class PlannedFile:
     """A file of the input. Picklable."""
@@ -550,7 +557,7 @@ def plan_etl(
 ) -> EtlPlan:
     """Finds the files. `data` is a folder, a file or `s3://bucket/prefix`; `mapping` is TOML text (Amazon Personalize's names without one); `as_of_ms`
     judges "more than a day ahead" (the newest file's time by default); events after `until_ms` are left to the stream; `keep` chooses files
-    (a bookmark); `erasure_key` (32 bytes) is needed if the lake has an erasure table; `data_store` is a Lake whose way to S3 is taken for
+    (a bookmark; a file of which the report has `after_cut_over` or `too_new` rows must be read again once the time has moved on); `erasure_key` (32 bytes) is needed if the lake has an erasure table; `data_store` is a Lake whose way to S3 is taken for
     `data` too (its url does not matter); `scratch` takes remote Parquet files while they are read. NotFoundError if `incremental` and there is no dataset."""
 
 def run_etl(
@@ -615,6 +622,8 @@ class ItemIndex:
     def __len__(self) -> int: ...
     @property
     def ids(self) -> list[str]: ...
+    def digest(self) -> bytes:
+        """32 bytes that name the items."""
     def retain(self, is_used: npt.NDArray[np.bool_]) -> ItemIndex:
         """Only the marked items."""
 
@@ -639,6 +648,9 @@ class RowMaker:
     @property
     def demand(self) -> npt.NDArray[np.uint64]:
         """[items, 2]: demand of late and for longer in steps of 2**-32; add up those of all partitions."""
+    @property
+    def digest(self) -> bytes:
+        """16 bytes that name the rows so far, in whatever order they came: a little-endian number; add up those of all partitions modulo 2**128."""
     @property
     def newest_ms(self) -> int | None:
         """Newest entry seen: the greatest of all partitions is the snapshot's `as_of_ms`."""

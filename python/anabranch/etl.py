@@ -65,6 +65,14 @@ class EtlPlan:
         return EtlPlan, ({**self._state, "plan": self._core.plan(), "kept": None},)
 
     @property
+    def input_bytes(self) -> int:
+        sizes = {(file.table, file.name): file.size for file in self.files}
+        base = self._plan["base"]
+        for line in base["report"]["files"] if base else ():
+            sizes.setdefault((line["table"], line["file"]), line["bytes"])
+        return sum(sizes.values())
+
+    @property
     def base(self) -> Dataset | None:
         if self._plan["base"] is None:
             return None
@@ -100,8 +108,9 @@ class EtlPlan:
         for records in self._core.history_records(file):
             yield _arrow.records_out(records)
 
-    def carried_quarantine(self) -> pa.RecordBatch:
-        return _arrow.records_out(self._core.carried_quarantine())
+    def carried_quarantine(self, file: str) -> Iterator[pa.RecordBatch]:
+        for records in self._core.quarantine_records(file):
+            yield _arrow.records_out(records)
 
     def _number(self, file: PlannedFile | int) -> int:
         if isinstance(file, int):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,10 @@ class ItemIndex:
     @property
     def ids(self) -> list[str]:
         return self._core.ids
+
+    def digest(self) -> bytes:
+        offsets, ids = self._core.columns()
+        return hashlib.sha256(offsets.tobytes() + ids.tobytes()).digest()
 
     def retain(self, is_used: Any) -> ItemIndex:
         return _wrapped(self._core.retain(np.ascontiguousarray(is_used, dtype=np.bool_)))
@@ -114,6 +119,10 @@ class RowMaker:
     @property
     def demand(self) -> np.ndarray:
         return self._maker.demand
+
+    @property
+    def digest(self) -> bytes:
+        return self._maker.digest
 
     @property
     def newest_ms(self) -> int | None:

@@ -36,8 +36,10 @@ pub(crate) fn records_out(py: Python<'_>, records: Records) -> RecordsOut<'_> {
 }
 
 /// A binary column of these strings.
-pub(crate) fn binary_of<'a>(strings: impl IntoIterator<Item = &'a [u8]>) -> Binary {
+pub(crate) fn binary_of<'a>(strings: impl IntoIterator<Item = &'a [u8]>) -> PyResult<Binary> {
     let mut column = Binary::default();
-    strings.into_iter().for_each(|string| column.push(|out| out.extend_from_slice(string)));
-    column
+    for string in strings {
+        column.push(|out| out.extend_from_slice(string)).raise()?;
+    }
+    Ok(column)
 }

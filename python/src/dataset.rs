@@ -36,18 +36,19 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    pub(crate) fn push(&mut self, event: &Interaction) {
+    pub(crate) fn push(&mut self, event: &Interaction) -> Result<(), BatchError> {
         for ((column, present), text) in self.owners.iter_mut().zip([&event.user, &event.session]) {
             present.push(u8::from(text.is_some()));
-            column.push(|out| out.extend_from_slice(text.as_deref().unwrap_or_default().as_bytes()));
+            column.push(|out| out.extend_from_slice(text.as_deref().unwrap_or_default().as_bytes()))?;
         }
         let key = event.event.to_string();
         for (column, text) in self.texts.iter_mut().zip([&event.item, &event.event_type, &key]) {
-            column.push(|out| out.extend_from_slice(text.as_bytes()));
+            column.push(|out| out.extend_from_slice(text.as_bytes()))?;
         }
         self.values.0.push(event.value.unwrap_or(0.0));
         self.values.1.push(u8::from(event.value.is_some()));
         self.times.push(event.time_ms);
+        Ok(())
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -122,7 +123,7 @@ impl Dataset {
                     batches.push(Events::default());
                 }
                 if let Some(batch) = batches.last_mut() {
-                    batch.push(&event?);
+                    batch.push(&event?)?;
                 }
             }
             Ok::<_, BatchError>(batches)
@@ -140,8 +141,8 @@ impl Dataset {
                     batches.push((Binary::default(), Binary::default()));
                 }
                 if let Some((keys, histories)) = batches.last_mut() {
-                    keys.push(|out| out.extend(key.to_bytes()));
-                    histories.push(|out| out.extend(history));
+                    keys.push(|out| out.extend(key.to_bytes()))?;
+                    histories.push(|out| out.extend(history))?;
                 }
             }
             Ok::<_, BatchError>(batches)
@@ -171,7 +172,7 @@ impl Dataset {
             }
             Ok::<_, BatchError>(ids)
         });
-        Ok(binary_out(py, binary_of(ids.raise()?.iter().map(String::as_bytes))))
+        Ok(binary_out(py, binary_of(ids.raise()?.iter().map(String::as_bytes))?))
     }
 
     fn bots(&self, py: Python<'_>) -> PyResult<Vec<String>> {

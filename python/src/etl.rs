@@ -245,9 +245,10 @@ impl EtlPlan {
         Ok(all.into_iter().map(|records| records_out(py, records)).collect())
     }
 
-    fn carried_quarantine<'py>(&self, py: Python<'py>) -> PyResult<RecordsOut<'py>> {
-        let records = py.detach(|| stages::carried_quarantine(&self.base()?).raise())?;
-        Ok(records_out(py, records))
+    fn quarantine_records<'py>(&self, py: Python<'py>, file: &str) -> PyResult<Vec<RecordsOut<'py>>> {
+        let all = self
+            .collect(py, |dataset, each| stages::quarantine_records(&self.stages, dataset, &*self.store, file, each))?;
+        Ok(all.into_iter().map(|records| records_out(py, records)).collect())
     }
 }
 
@@ -456,7 +457,7 @@ pub(crate) fn read_events<'py>(
                     value: event.value,
                     time_ms: event.time_ms,
                     event: event.key,
-                }),
+                })?,
                 Err(entry) => refused.push(entry),
             }
             Ok(())

@@ -43,20 +43,20 @@ pub(crate) fn evaluate_lists(
             unknown.len()
         )));
     }
-    let mut given = Vec::with_capacity(test.len());
-    let mut tests = Vec::with_capacity(test.len());
-    for (user, list) in lists.rows().into_iter().enumerate() {
-        let list: Vec<u32> = list.iter().filter(|item| **item >= 0).map(|item| *item as u32).collect();
-        if let Some(item) = list.iter().find(|item| **item as usize >= item_count) {
-            return Err(input(format!("list {user}: item {item} is not below {item_count}")));
-        }
-        let test = TestItems { items: test.row(user).items.to_vec(), unknown_count: unknown[user] as usize };
-        if !test.items.is_empty() || test.unknown_count > 0 {
-            given.push(list);
-        }
-        tests.push(test);
-    }
     let report = py.detach(|| {
+        let mut given = Vec::with_capacity(test.len());
+        let mut tests = Vec::with_capacity(test.len());
+        for (user, list) in lists.rows().into_iter().enumerate() {
+            if let Some(item) = list.iter().find(|item| usize::try_from(**item).is_ok_and(|item| item >= item_count)) {
+                return Err(input(format!("list {user}: item {item} is not below {item_count}")));
+            }
+            let list: Vec<u32> = list.iter().filter_map(|item| u32::try_from(*item).ok()).collect();
+            let test = TestItems { items: test.row(user).items.to_vec(), unknown_count: unknown[user] as usize };
+            if !test.items.is_empty() || test.unknown_count > 0 {
+                given.push(list);
+            }
+            tests.push(test);
+        }
         let empty = Interactions::from_rows(item_count, vec![Vec::new(); tests.len()]).raise()?;
         let ranker = Given(RefCell::new(given.into_iter()));
         let options = EvaluateOptions { cutoff, hide_seen: false };

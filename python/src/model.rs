@@ -343,14 +343,12 @@ impl Model {
                 let (names, questions): (Vec<_>, Vec<Question>) = batch.into_iter().unzip();
                 for (user, list) in names.iter().zip(self.answer(&questions, n)?) {
                     for (rank, scored) in (1..).zip(&list) {
-                        users.push(|out| out.extend_from_slice(user.as_bytes()));
-                        items.push(|out| out.extend_from_slice(self.snapshot().item_id(scored.item()).as_bytes()));
+                        users.push(|out| out.extend_from_slice(user.as_bytes())).raise()?;
+                        let item = self.snapshot().item_id(scored.item());
+                        items.push(|out| out.extend_from_slice(item.as_bytes())).raise()?;
                         ranks.push(rank);
                         scores.push(f64::from(scored.score()));
                     }
-                }
-                if users.bytes.len().max(items.bytes.len()) > i32::MAX as usize / 2 {
-                    return Err(input("the lists are too long for one batch: give fewer users at a time"));
                 }
             }
             PyResult::Ok((users, ranks, items, scores))

@@ -63,8 +63,9 @@ impl ItemIndex {
         self.index.ids().iter().map(String::as_str).collect()
     }
 
-    fn columns<'py>(&self, py: Python<'py>) -> BinaryOut<'py> {
-        binary_out(py, binary_of(self.index.ids().iter().map(String::as_bytes)))
+    fn columns<'py>(&self, py: Python<'py>) -> PyResult<BinaryOut<'py>> {
+        let ids = py.detach(|| binary_of(self.index.ids().iter().map(String::as_bytes)))?;
+        Ok(binary_out(py, ids))
     }
 
     fn retain(&self, py: Python<'_>, is_used: PyReadonlyArray1<'_, bool>) -> PyResult<Self> {
@@ -91,12 +92,12 @@ pub(crate) fn route_histories<'py>(
     let routed = py.detach(|| {
         let mut routed = Binary::default();
         for (key, history) in keys.iter().zip(histories.iter()) {
-            let key = stages::route(key, history, &types)?;
-            routed.push(|out| out.extend(key));
+            let key = stages::route(key, history, &types).raise()?;
+            routed.push(|out| out.extend(key)).raise()?;
         }
-        Ok::<_, TrainError>(routed)
-    });
-    Ok(binary_out(py, routed.raise()?))
+        PyResult::Ok(routed)
+    })?;
+    Ok(binary_out(py, routed))
 }
 
 fn equal_length(columns: &[BinaryRef<'_>]) -> PyResult<()> {
@@ -163,12 +164,14 @@ impl RowsMade {
         Self { keys: Binary::default(), offsets: vec![0], items: Vec::new(), weights: Vec::new() }
     }
 
-    fn push(&mut self, key: &[u8], row: Vec<(u32, f32)>) {
-        self.keys.push(|out| out.extend_from_slice(key));
+    fn push(&mut self, key: &[u8], row: Vec<(u32, f32)>) -> PyResult<()> {
+        self.keys.push(|out| out.extend_from_slice(key)).raise()?;
         let (items, weights): (Vec<u32>, Vec<f32>) = row.into_iter().unzip();
         self.items.extend(items);
         self.weights.extend(weights);
-        self.offsets.push(self.items.len() as i32);
+        let end = i32::try_from(self.items.len());
+        self.offsets.push(end.map_err(|_| input("rows of more than 2^31 entries: give histories in smaller batches"))?);
+        Ok(())
     }
 
     fn out(self, py: Python<'_>) -> RowColumns<'_> {
@@ -207,10 +210,7 @@ impl RowMaker {
         let made = py.detach(|| {
             let mut made = RowsMade::new();
             groups.push(columns, |key, routed| {
-                if let Some(row) = maker.row(key, routed).raise()? {
-                    made.push(key, row);
-                }
-                Ok(())
+                maker.row(key, routed).raise()?.map_or(Ok(()), |row| made.push(key, row))
             })?;
             PyResult::Ok(made)
         })?;
@@ -219,15 +219,20 @@ impl RowMaker {
 
     fn finish<'py>(&mut self, py: Python<'py>) -> PyResult<RowColumns<'py>> {
         let Self { maker, groups } = self;
-        let mut made = RowsMade::new();
-        groups.close(&mut |key, routed| {
-            if let Some(row) = maker.row(key, routed).raise()? {
-                made.push(key, row);
-            }
-            Ok(())
+        let made = py.detach(|| {
+            let mut made = RowsMade::new();
+            groups
+                .close(&mut |key, routed| maker.row(key, routed).raise()?.map_or(Ok(()), |row| made.push(key, row)))?;
+            groups.key.clear();
+            PyResult::Ok(made)
         })?;
-        groups.key.clear();
         Ok(made.out(py))
+    }
+
+    /// 16 bytes that name all rows so far, in whatever order and by however many makers they were made.
+    #[getter]
+    fn digest<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.maker.digest().to_le_bytes())
     }
 
     #[getter]
@@ -259,8 +264,8 @@ pub(crate) fn join_histories<'py>(
         let (mut keys, mut joined) = (Binary::default(), Binary::default());
         let mut each = |key: &[u8], routed: &[RoutedHistory<'_>]| {
             if let Some(history) = stages::join_histories(key, routed, &types).raise()? {
-                keys.push(|out| out.extend_from_slice(key));
-                joined.push(|out| out.extend(codec::encode(&history, &types)));
+                keys.push(|out| out.extend_from_slice(key)).raise()?;
+                joined.push(|out| out.extend(codec::encode(&history, &types))).raise()?;
             }
             PyResult::Ok(())
         };
@@ -288,21 +293,26 @@ type TrainingArrays<'py> = (
 pub(crate) fn training_rows<'py>(py: Python<'py>, lake: &Lake, settings: &str) -> PyResult<TrainingArrays<'py>> {
     let settings = Settings::parse(settings)?;
     let types = settings.types()?;
-    let rows =
-        py.detach(|| from_histories(&Dataset::current(&**lake.store())?, &types, settings.model.trend)).raise()?;
-    let (mut offsets, mut items, mut weights) = (vec![0_u64], Vec::new(), Vec::new());
-    for row in rows.matrix.rows() {
-        items.extend_from_slice(row.items);
-        weights.extend_from_slice(row.weights);
-        offsets.push(items.len() as u64);
-    }
+    let (rows, offsets, items, weights, trend) = py
+        .detach(|| {
+            let rows = from_histories(&Dataset::current(&**lake.store())?, &types, settings.model.trend)?;
+            let (mut offsets, mut items, mut weights) = (vec![0_u64], Vec::new(), Vec::new());
+            for row in rows.matrix.rows() {
+                items.extend_from_slice(row.items);
+                weights.extend_from_slice(row.weights);
+                offsets.push(items.len() as u64);
+            }
+            let trend = rows.demand.trend();
+            Ok::<_, TrainError>((rows, offsets, items, weights, trend))
+        })
+        .raise()?;
     Ok((
         rows.keys.iter().map(|key| PyBytes::new(py, &key.to_bytes())).collect(),
         ItemIndex { index: rows.index },
         array(py, offsets),
         array(py, items),
         array(py, weights),
-        array(py, rows.demand.trend()),
+        array(py, trend),
         rows.newest_ms,
     ))
 }

@@ -50,6 +50,11 @@ run "through_firehose" {
   }
 
   assert {
+    condition     = jsonencode(local.buckets.lake) == jsonencode({ training = { prefix = "training/", days = 7 } })
+    error_message = "of the lake only what killed trainings left goes by itself"
+  }
+
+  assert {
     condition     = jsonencode(output.functions) == jsonencode({ stream = "anabranch-stream" })
     error_message = "the functions"
   }

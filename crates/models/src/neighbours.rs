@@ -191,8 +191,9 @@ impl<'a> Neighbourhood<'a> {
     /// The neighbours of the items `first..first + by_item.len()`, whose users are the rows of `by_item`.
     pub fn lists(&self, first: usize, by_item: SparseRows<'_>) -> Result<Neighbours, NeighboursError> {
         let items = self.as_target.len();
-        if first + by_item.len() > items {
-            return Err(NeighboursError::Lengths { what: "squares", expected: first + by_item.len(), found: items });
+        let end = first.saturating_add(by_item.len());
+        if end > items {
+            return Err(NeighboursError::Lengths { what: "squares", expected: end, found: items });
         }
         let lists: Vec<Vec<Scored>> = (0..by_item.len())
             .into_par_iter()
@@ -386,7 +387,9 @@ mod tests {
         assert!(lengths(Neighbourhood::new(UserRows::of(&matrix), &scales[1..], &squares, settings).map(|_| ())));
         let rows = UserRows::of(&matrix);
         let whole = Neighbourhood::new(rows, &scales, &squares, settings).unwrap();
-        assert!(lengths(whole.lists(1, by_item.view()).map(|_| ())));
+        for first in [1, usize::MAX] {
+            assert!(lengths(whole.lists(first, by_item.view()).map(|_| ())));
+        }
         for rows in [
             UserRows { items: &rows.items[..1], ..rows },
             UserRows { weights: &rows.weights[..1], ..rows },

@@ -7,21 +7,32 @@ visible before the driver publishes the manifest, which checks the books first.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 from pyspark import StorageLevel, TaskContext
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql.functions import col
+from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql.functions import col, length
+from pyspark.sql.functions import max as max_of
+from pyspark.sql.functions import sum as sum_of
 
 import anabranch
 from anabranch import Dataset, EtlPlan, Record
 
 # Fewer, larger tasks than this for folders of many small files: a task takes some 50 ms by itself.
 MAP_TASKS_MAX = 10_000
-# Refused rows that one task of the quarantine's writer takes, and its tasks at most.
-REFUSED_ROWS_PER_TASK = 200_000
+# Raw bytes, as stored, for each partition of the shuffles: some 300,000 rows of text, or a few million in gzip, which a task folds in
+# seconds and holds the histories of. Beyond 64 GiB partitions grow instead: each of them costs tasks and files.
+PARTITION_BYTES = 16 << 20
+PARTITIONS_MAX = 4096
+# Bytes of records that Spark hands to a task at once.
+BATCH_BYTES = 64 << 20
+# Lines of refused rows that one task of the quarantine's writer takes, and its tasks at most.
+REFUSED_BYTES_PER_TASK = 256 << 20
 REFUSED_TASKS_MAX = 100
 
 Batches = Iterable[pa.RecordBatch]
@@ -49,6 +60,12 @@ def each(spark: SparkSession, count: int, tasks_max: int = MAP_TASKS_MAX) -> Dat
     return spark.range(0, count, 1, max(1, min(count, tasks_max)))
 
 
+def each_of_lake(spark: SparkSession, count: int) -> DataFrame:
+    """As `each`, for files of the lake: they are many (a file for each day and partition), small and alike, so a core is given sixteen
+    tasks and not one for each file."""
+    return each(spark, count, min(MAP_TASKS_MAX, 16 * spark.sparkContext.defaultParallelism))
+
+
 def numbers(batches: Batches) -> Iterator[int]:
     """The numbers that a task of `each` was dealt."""
     for batch in batches:
@@ -70,25 +87,55 @@ def write_quarantine(plan: EtlPlan) -> Callable[[Batches], Iterator[pa.RecordBat
     return in_tasks(lambda batches: plan.write_quarantine(partition_number(), batches))
 
 
-def held_rows(plan: EtlPlan, files: Sequence[tuple[str, str]]) -> Callable[[Batches], Iterator[pa.RecordBatch]]:
-    """What the dataset holds already, as records to fold with the new ones."""
+def held_records(plan: EtlPlan, files: Sequence[tuple[str, str]]) -> Callable[[Batches], Iterator[pa.RecordBatch]]:
+    """What the dataset holds already, as records to fold with the new ones, and what it has in quarantine, which stays there."""
+    stages = {"interactions": plan.rows_of_interactions, "histories": plan.histories_to_join, "quarantine": plan.carried_quarantine}
 
     def run(batches: Batches) -> Iterator[pa.RecordBatch]:
         for number in numbers(batches):
             kind, file = files[number]
-            yield from plan.rows_of_interactions(file) if kind == "interactions" else plan.histories_to_join(file)
+            yield from stages[kind](file)
 
     return in_tasks(run)
 
 
-def carried_quarantine(plan: EtlPlan) -> Callable[[Batches], Iterator[pa.RecordBatch]]:
-    """What the dataset has in quarantine stays there; one task takes it over."""
+def partitions_for(plan: EtlPlan) -> int:
+    """Partitions of the ETL's shuffles: a function of the raw files and of nothing else. Files of the lake are cut by them, so on the same
+    raw files any cluster publishes the same manifest, and a run that is started again on another one finds its files."""
+    return max(1, min(-(-plan.input_bytes // PARTITION_BYTES), PARTITIONS_MAX))
 
-    def run(batches: Batches) -> Iterator[pa.RecordBatch]:
-        for _ in numbers(batches):
-            yield plan.carried_quarantine()
 
-    return in_tasks(run)
+@contextmanager
+def records_per_batch(spark: SparkSession, count: int) -> Iterator[None]:
+    """Jobs that are planned, and frames that are persisted inside hand `count` records to Python at a time, or as many as the session says if
+    that is fewer. Spark counts records, not bytes, and a batch ends at 2 GiB."""
+    name = "spark.sql.execution.arrow.maxRecordsPerBatch"
+    before = spark.conf.get(name)
+    spark.conf.set(name, str(min(count, int(before)) if int(before) > 0 else count))
+    try:
+        yield
+    finally:
+        spark.conf.set(name, before)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the records of a kind are."""
+
+    bytes: int = 0
+    longest: int = 0
+
+    @property
+    def per_batch(self) -> int:
+        """So many records take `BATCH_BYTES` at most."""
+        return max(1, BATCH_BYTES // max(1, self.longest))
+
+
+def sizes_of(records: DataFrame) -> dict[int, Sizes]:
+    """The sizes of each kind of records."""
+    size = length("key") + length("row")
+    rows = records.groupBy("kind").agg(sum_of(size).alias("bytes"), max_of(size).alias("longest")).collect()
+    return {row.kind: Sizes(row.bytes, row.longest) for row in rows}
 
 
 def run(spark: SparkSession, plan: EtlPlan, partitions: int, held: Dataset | None = None) -> dict[str, Any]:
@@ -101,36 +148,37 @@ def run(spark: SparkSession, plan: EtlPlan, partitions: int, held: Dataset | Non
     def shuffled(frame: DataFrame, by: str, *order: str) -> DataFrame:
         return frame.repartition(partitions, by).sortWithinPartitions(*order)
 
+    def told_by(frame: DataFrame, stage: Callable[[Batches], Iterator[pa.RecordBatch]]) -> list[Row]:
+        return frame.mapInArrow(stage, anabranch.RECORD_DDL).collect()
+
     mapped = each(spark, len(plan.files)).mapInArrow(map_files(plan), anabranch.RECORD_DDL)
     if held is not None:
-        mapped = mapped.union(each(spark, 1).mapInArrow(carried_quarantine(plan), anabranch.RECORD_DDL))
+        files = [(kind, file) for kind in ("interactions", "histories", "quarantine") for file in held.files(kind)]
+        mapped = mapped.union(each_of_lake(spark, len(files)).mapInArrow(held_records(plan, files), anabranch.RECORD_DDL))
     # Read once by each consumer below; on disk, since it is as large as the input.
     mapped = mapped.persist(StorageLevel.DISK_ONLY)
-    rows = of_kind(mapped, Record.ROW)
-    if held is not None:
-        files = [(kind, file) for kind in ("interactions", "histories") for file in held.files(kind)]
-        if files:
-            rows = rows.union(each(spark, len(files)).mapInArrow(held_rows(plan, files), anabranch.RECORD_DDL))
-    folded = shuffled(rows, "key", "key").mapInArrow(fold(plan), anabranch.RECORD_DDL).persist(StorageLevel.DISK_ONLY)
-    days = shuffled(of_kind(folded, Record.CLEAN), "part", "part", "key")
-    items = shuffled(of_kind(mapped, Record.ITEM), "key", "key")
-    refused = of_kind(mapped, Record.QUARANTINE)
+    kept = [mapped]
     try:
-        # The range of a partition decides its place in the quarantine, so few are made and each is sorted.
-        tasks = min(1 + refused.count() // REFUSED_ROWS_PER_TASK, REFUSED_TASKS_MAX)
-        refused = refused.repartitionByRange(tasks, "key").sortWithinPartitions("key")
-        told = [
-            of_kind(mapped, Record.ACCOUNT, Record.COUNTS),
-            of_kind(folded, Record.FILE, Record.COUNTS),
-            days.mapInArrow(in_tasks(plan.write_days), anabranch.RECORD_DDL),
-            items.mapInArrow(in_tasks(plan.write_items), anabranch.RECORD_DDL),
-            refused.mapInArrow(write_quarantine(plan), anabranch.RECORD_DDL),
-        ]
-        records = [row for frame in told for row in frame.collect()]
+        sizes = defaultdict(Sizes, sizes_of(mapped))
+        told = of_kind(mapped, Record.ACCOUNT, Record.COUNTS).collect()
+        # Clean rows are rows that were folded: as long.
+        with records_per_batch(spark, sizes[Record.ROW].per_batch):
+            folded = shuffled(of_kind(mapped, Record.ROW), "key", "key").mapInArrow(fold(plan), anabranch.RECORD_DDL)
+            kept.append(folded.persist(StorageLevel.DISK_ONLY))
+            told += of_kind(folded, Record.FILE, Record.COUNTS).collect()
+            told += told_by(shuffled(of_kind(folded, Record.CLEAN), "part", "part", "key"), in_tasks(plan.write_days))
+        with records_per_batch(spark, sizes[Record.ITEM].per_batch):
+            told += told_by(shuffled(of_kind(mapped, Record.ITEM), "key", "key"), in_tasks(plan.write_items))
+        refused = sizes[Record.QUARANTINE]
+        with records_per_batch(spark, refused.per_batch):
+            # The range of a partition decides its place in the quarantine, so few are made and each is sorted.
+            tasks = min(1 + refused.bytes // REFUSED_BYTES_PER_TASK, REFUSED_TASKS_MAX)
+            lines = of_kind(mapped, Record.QUARANTINE).repartitionByRange(tasks, "key").sortWithinPartitions("key")
+            told += told_by(lines, write_quarantine(plan))
     finally:
-        folded.unpersist()
-        mapped.unpersist()
-    return plan.publish([as_batch(records)])
+        for frame in reversed(kept):
+            frame.unpersist()
+    return plan.publish([as_batch(told)])
 
 
 def as_batch(rows: Sequence[Sequence[Any]]) -> pa.RecordBatch:

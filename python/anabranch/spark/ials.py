@@ -4,7 +4,7 @@ A half-step is one `mapInArrow` over a side's blocks into the wheel's kernel. A 
 factors that they name and the Gramian, and the Gramian is a sum over fixed blocks in order; so the factors have the local
 trainer's bits whatever Spark's partitions (`docs/architecture.md`, "The same bits everywhere").
 
-After each iteration the item factors lie in the lake under a key of (dataset, settings, version): a job that was killed goes on after its last
+After each iteration the item factors lie in the lake under a key of (training rows, settings, version): a job that was killed goes on after its last
 iteration, with more or fewer executors if need be. User factors are not kept, the next half-step makes them again.
 
 Bounds: item factors and item index are held by the driver.
@@ -15,23 +15,31 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 
 import anabranch
-from anabranch import Dataset, HalfStep, Lake, Settings, gramian_blocks, gramian_groups, gramian_sum, half_step
+from anabranch import (
+    GRAMIAN_BLOCK_ROWS, GRAMIAN_GROUP_BLOCKS, HalfStep, Lake, Settings, gramian_blocks, gramian_groups, gramian_sum, half_step,
+)
 from anabranch.spark.etl import Batches, in_tasks
-from anabranch.spark.rows import GROUP_ROWS, Blocks, Sparse, batch_of, cells, large_records, sparse
-from anabranch.spark.sharing import F32, InLake, OneArray, Output, Shared, ToDriver, ToLake, one_array
+from anabranch.spark.rows import Blocks, Rows, Sparse, batch_of, cells, check_blocks, large_records, sparse
+from anabranch.spark.sharing import (
+    F32, InLake, OneArray, Output, Shared, ToDriver, ToLake, key_of, let_go, one_array, tasks_per_executor,
+)
 
 FORMAT = 1
 FOLDER = "training"
+# A folder of another run in which nothing was written for so long is nobody's.
+ORPHAN_AGE_MS = 86_400_000
 SOLVED_DDL = "block int, factors binary, sums binary"
 
 F64 = npt.NDArray[np.float64]
@@ -116,7 +124,8 @@ class Factors:
 
 @dataclass
 class Trainer:
-    """The iterations over `blocks`. `work` is the folder of the lake for checkpoints and for what tasks share."""
+    """The iterations over `blocks`. `work` is the folder of the lake for checkpoints and for what tasks share; `share_bytes` is what
+    the workers of an executor may hold of a side that is broadcast, together."""
 
     spark: SparkSession
     lake: Lake
@@ -124,10 +133,21 @@ class Trainer:
     ials: dict[str, Any]
     work: str
     share_bytes: int
+    run_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     @property
     def dim(self) -> int:
         return int(self.ials["dim"])
+
+    @property
+    def key(self) -> str:
+        """Names what executors keep of this training."""
+        return key_of(self.lake, self.work, self.run_id)
+
+    @cached_property
+    def broadcast_bytes(self) -> int:
+        """The largest side that is broadcast: every worker of an executor unpickles a copy."""
+        return self.share_bytes // tasks_per_executor(self.spark.sparkContext)
 
     def run(self, progress: Callable[[Progress], None] = lambda _: None) -> Factors:
         """All iterations that no checkpoint holds."""
@@ -147,60 +167,66 @@ class Trainer:
     def iterate(self, items: F32, iteration: int) -> F32:
         """One round: the users, then the items."""
         blocks = self.blocks
-        is_grouped = blocks.user_rows % GROUP_ROWS == 0
-        shared_items = self.share_items(items, f"items-{iteration:04d}")
+        shared_items = self.share_items(items, iteration)
         users_output = self.output(blocks.user_count, f"users-{iteration:04d}")
-        task = solve_users(shared_items, anabranch.gramian(items), self.ials, users_output, is_grouped)
-        solved = self.solved(blocks.users, task)
-        sums = np.concatenate([np.frombuffer(sums, np.float64) for _, sums in solved]).reshape(-1, self.dim, self.dim)
-        gramian = gramian_sum(sums if is_grouped else gramian_groups(sums))
+        task = solve_users(shared_items, anabranch.gramian(items), self.ials, users_output, blocks.is_grouped)
+        solved = self.solved(blocks.users, task, blocks.user_blocks)
+        gramian = self.users_gramian(solved)
         users: OneArray | InLake
         if isinstance(users_output, ToLake):
             paths = [users_output.path(block) for block in range(blocks.user_blocks)]
-            step = users_output.folder.rsplit("/", 1)[-1]
-            users = InLake(self.lake, step, paths, blocks.user_rows, blocks.user_count, self.dim)
+            users = InLake(self.lake, self.key, "users", iteration, paths, blocks.user_rows, blocks.user_count, self.dim)
         else:
-            users = one_array(self.spark.sparkContext, self.joined(solved))
+            users = one_array(self.spark.sparkContext, self.joined((row.factors for row in solved), blocks.user_count))
+        del solved
         items_output = self.output(len(items), f"next-items-{iteration:04d}")
-        solved = self.solved(blocks.items, solve_items(users, gramian, self.ials, items_output))
+        solved = self.solved(blocks.items, solve_items(users, gramian, self.ials, items_output), blocks.item_blocks)
         if isinstance(items_output, ToLake):
-            parts = [self.lake.get(items_output.path(block)) for block in range(blocks.item_blocks)]
-            items = np.concatenate([np.frombuffer(part, np.float32) for part in parts]).reshape(-1, self.dim)
+            parts = (self.lake.get(items_output.path(block)) for block in range(blocks.item_blocks))
         else:
-            items = self.joined(solved)
+            parts = (row.factors for row in solved)
+        items = self.joined(parts, len(items))
         for shared in (shared_items, users):
             self.let_go(shared)
         if isinstance(items_output, ToLake):
             self.remove(items_output.folder)
         return items
 
-    def share_items(self, items: F32, step: str) -> OneArray | InLake:
+    def share_items(self, items: F32, step: int) -> OneArray | InLake:
         """The item factors, which the driver holds, for tasks."""
-        if items.nbytes <= self.share_bytes:
+        if items.nbytes <= self.broadcast_bytes:
             return one_array(self.spark.sparkContext, items)
-        output = ToLake(self.lake, f"{self.work}/{step}")
+        output = ToLake(self.lake, f"{self.work}/items-{step:04d}")
         rows = self.blocks.item_rows
         for block in range(self.blocks.item_blocks):
             output.leave(block, items[block * rows : (block + 1) * rows])
         paths = [output.path(block) for block in range(self.blocks.item_blocks)]
-        return InLake(self.lake, step, paths, rows, len(items), self.dim)
+        return InLake(self.lake, self.key, "items", step, paths, rows, len(items), self.dim)
 
     def output(self, rows: int, step: str) -> ToDriver | ToLake:
         """Where a half-step's `rows` go."""
-        if rows * self.dim * 4 <= self.share_bytes:
+        if rows * self.dim * 4 <= self.broadcast_bytes:
             return ToDriver()
         return ToLake(self.lake, f"{self.work}/{step}")
 
-    def solved(self, frame: DataFrame, task: Callable[[Batches], Iterator[pa.RecordBatch]]) -> list[tuple[bytes, bytes]]:
+    def solved(self, frame: DataFrame, task: Callable[[Batches], Iterator[pa.RecordBatch]], blocks: int) -> list[Row]:
         """A half-step's (factors, sums) in order of blocks."""
         rows = sorted(frame.mapInArrow(task, SOLVED_DDL).collect(), key=lambda row: row.block)
-        if [row.block for row in rows] != list(range(len(rows))):
-            raise RuntimeError(f"a half-step gave blocks {[row.block for row in rows]}: one is missing or there twice")
-        return [(row.factors, row.sums) for row in rows]
+        check_blocks("a half-step", [row.block for row in rows], range(blocks))
+        return rows
 
-    def joined(self, solved: list[tuple[bytes, bytes]]) -> F32:
-        """The blocks as one array."""
-        return np.frombuffer(b"".join(factors for factors, _ in solved), np.float32).reshape(-1, self.dim)
+    def users_gramian(self, solved: list[Row]) -> F64:
+        """The Gramian of the user factors from the blocks' sums."""
+        each = GRAMIAN_BLOCK_ROWS * (GRAMIAN_GROUP_BLOCKS if self.blocks.is_grouped else 1)
+        sums = np.empty((-(-self.blocks.user_count // each), self.dim, self.dim), np.float64)
+        fill(sums, (np.frombuffer(row.sums, np.float64).reshape(-1, self.dim, self.dim) for row in solved))
+        return gramian_sum(sums if self.blocks.is_grouped else gramian_groups(sums))
+
+    def joined(self, parts: Iterable[bytes], rows: int) -> F32:
+        """The blocks as one array, which they are copied into one after the other."""
+        joined = np.empty((rows, self.dim), np.float32)
+        fill(joined, (np.frombuffer(part, np.float32).reshape(-1, self.dim) for part in parts))
+        return joined
 
     def let_go(self, shared: OneArray | InLake) -> None:
         """What was shared is not needed any more."""
@@ -213,6 +239,23 @@ class Trainer:
         """Removes a folder of the lake."""
         for path, _, _ in self.lake.list(folder):
             self.lake.delete(path)
+
+    def finish(self) -> None:
+        """The model is published: nothing that was kept to resume from, or by executors, is needed any more."""
+        self.remove(self.work)
+        let_go(self.spark, self.key)
+        self.blocks.unpersist()
+
+
+def fill(whole: npt.NDArray[Any], parts: Iterable[npt.NDArray[Any]]) -> None:
+    """Copies `parts` into `whole`, which they must fill."""
+    at = 0
+    for part in parts:
+        if at + len(part) <= len(whole):
+            whole[at : at + len(part)] = part
+        at += len(part)
+    if at != len(whole):
+        raise RuntimeError(f"a half-step gave {at} rows, {len(whole)} are there: please report this")
 
 
 @dataclass
@@ -250,16 +293,34 @@ class Checkpoints:
                 self.lake.delete(older)
 
 
-def work_folder(lake: Lake, dataset: Dataset, settings: Settings) -> str:
-    """Where a training run of this dataset under these settings keeps its checkpoints: whoever runs it again finds them."""
+def work_folder(rows: Rows, settings: Settings, core: tuple[int, int]) -> str:
+    """Where a training run on these rows under these settings keeps its checkpoints: whoever runs it again finds them, with however many
+    partitions and of whichever files of the lake. `core` are the least items of a user and users of an item (`k_core`)."""
     told = {
         "format": FORMAT,
         "version": anabranch.__version__,
-        "manifest": hashlib.sha256(lake.get(f"manifests/{dataset.number:010d}.json")).hexdigest(),
-        "settings": settings.to_dict(),
+        "rows": rows.digest.hex(),
+        "items": rows.index.digest().hex(),
+        "core": core,
+        "ials": settings.ials,
     }
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
     return f"{FOLDER}/{digest[:16]}"
+
+
+def sweep(lake: Lake, now_ms: int) -> None:
+    """Removes what runs left that were not taken up again: folders in which nothing was written for a day. A run that still works writes a
+    checkpoint after each iteration."""
+    newest: dict[str, int] = {}
+    paths: dict[str, list[str]] = {}
+    for path, _, modified_ms in lake.list(FOLDER):
+        run = path.split("/")[1]
+        newest[run] = max(newest.get(run, 0), modified_ms)
+        paths.setdefault(run, []).append(path)
+    for run in newest:
+        if newest[run] < now_ms - ORPHAN_AGE_MS:
+            for path in paths[run]:
+                lake.delete(path)
 
 
 # ------------------------------------------------------------------------------------------------------ the snapshot's parts
@@ -276,6 +337,7 @@ def popularity_of(blocks: Blocks) -> F32:
                 yield batch_of(ddl, [[rows.block], [anabranch.popularity(rows.indptr, rows.data).tobytes()]])
 
     found = sorted(blocks.items.mapInArrow(in_tasks(run), ddl).collect(), key=lambda row: row.block)
+    check_blocks("the items' popularity", [row.block for row in found], range(blocks.item_blocks))
     return np.frombuffer(b"".join(row.sums for row in found), np.float32)
 
 

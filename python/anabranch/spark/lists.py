@@ -22,7 +22,7 @@ import anabranch
 from anabranch import Dataset, Lake, Model, Registry, Settings
 from anabranch.spark.etl import Batches, in_tasks, partition_number
 from anabranch.spark.ials import F64, Trainer
-from anabranch.spark.rows import Blocks, batch_of, cells, large_records, routed, sparse
+from anabranch.spark.rows import Blocks, batch_of, cells, check_blocks, large_records, routed, sparse
 from anabranch.spark.sharing import F32, InLake, OneArray
 
 BULK = "bulk"
@@ -73,7 +73,7 @@ def opened(models: Lake, version: str) -> Model:
     key = (models.url, version)
     if key not in _open_models:
         folder = Path(SparkFiles.getRootDirectory()) / "anabranch-models"
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         _open_models.clear()
         _open_models[key] = Registry(models).open(folder, version)
     return _open_models[key]
@@ -210,6 +210,7 @@ def solve_and_write(
 def item_users(blocks: Blocks) -> np.ndarray:
     """How many users each item has."""
     found = sorted(blocks.items.select("block", "indptr").collect(), key=lambda row: row.block)
+    check_blocks("the items' users", [row.block for row in found], range(blocks.item_blocks))
     return np.concatenate([np.diff(np.frombuffer(row.indptr, np.int64)) for row in found])
 
 
@@ -220,9 +221,10 @@ def embeddings_of_blocks(
     blocks = trainer.blocks
     paths = write_items(trainer.lake, folder, blocks.index.ids, item_factors, titles, item_users(blocks), users_min)
     with large_records(trainer.spark):
-        shared = trainer.share_items(item_factors, "items-last")
+        shared = trainer.share_items(item_factors, int(trainer.ials["iterations"]) + 1)
         task = solve_and_write(shared, gramian, trainer.ials, trainer.lake, folder)
-        paths += [row.path for row in blocks.users.mapInArrow(task, WRITTEN_DDL).collect()]
+        written = blocks.users.mapInArrow(task, WRITTEN_DDL).collect()
         trainer.let_go(shared)
-    return paths
-
+    if sum(row.rows for row in written) != blocks.user_count:
+        raise RuntimeError(f"embeddings of {sum(row.rows for row in written)} users, there are {blocks.user_count}: please report this")
+    return paths + [row.path for row in written]

@@ -8,7 +8,6 @@ Bounds: 12 bytes an entry on each executor's disk; the lists (8 bytes a neighbou
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,19 +16,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pyspark import SparkFiles
-from pyspark.sql import SparkSession
 
 import anabranch
 from anabranch import Lake
 from anabranch.spark.etl import Batches, in_tasks
-from anabranch.spark.rows import Blocks, USERS_DDL, batch_of, cells, item_blocks, item_frame, large_records, sparse, split_by_items, spots
+from anabranch.spark.ials import Trainer
+from anabranch.spark.rows import (
+    USERS_DDL, Blocks, batch_of, cells, check_blocks, item_blocks, item_frame, large_records, sparse, split_by_items, spots,
+)
+from anabranch.spark.sharing import fetched, kept_folder
 
 Settings = dict[str, Any]
 Lists = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.float32]]
 # What a block's object holds, one array after the other: entries of each row, items, weights, scales of the rows.
 PARTS = {"counts": np.uint32, "items": np.uint32, "data": np.float32, "scales": np.float32}
-LEFT_DDL = "block int, rows bigint, entries bigint"
+LEFT_DDL = "block int, rows bigint, entries bigint, item_blocks binary"
 SQUARES_DDL = "block int, squares binary"
 LISTS_DDL = "block int, counts binary, items binary, scores binary"
 
@@ -40,22 +41,17 @@ class CappedRows:
 
     lake: Lake
     folder: str
+    key: str
     sizes: Sequence[tuple[int, int]]
 
     def mapped(self) -> dict[str, npt.NDArray[Any]]:
         """offsets (int64), items, data and scales of all users, mapped from the executor's files."""
-        folder = Path(SparkFiles.getRootDirectory()) / "anabranch-rows"
-        folder.mkdir(exist_ok=True)
-        done = folder / "done"
-        with (folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not done.exists():
-                self._fetch(folder)
-                done.touch()
+        folder = fetched(kept_folder(self.key) / "rows", self._fetch)
         return {name: np.memmap(folder / name, dtype, "r") for name, dtype in (
             ("offsets", np.int64), ("items", np.uint32), ("data", np.float32), ("scales", np.float32))}
 
     def _fetch(self, folder: Path) -> None:
+        folder.mkdir()
         files = {name: (folder / name).open("wb") for name in ("offsets", "items", "data", "scales")}
         end = np.int64(0)
         files["offsets"].write(end.tobytes())
@@ -80,7 +76,9 @@ def row_path(folder: str, block: int) -> str:
     return f"{folder}/{block:06d}.rows"
 
 
-def leave_rows(lake: Lake, folder: str, items_all: int, settings: Settings) -> Callable[[Batches], Iterator[pa.RecordBatch]]:
+def leave_rows(
+    lake: Lake, folder: str, items_all: int, item_rows: int, settings: Settings
+) -> Callable[[Batches], Iterator[pa.RecordBatch]]:
     """Writes the capped rows of users to the lake."""
 
     def run(batches: Batches) -> Iterator[pa.RecordBatch]:
@@ -91,7 +89,8 @@ def leave_rows(lake: Lake, folder: str, items_all: int, settings: Settings) -> C
                 parts = {"counts": np.diff(indptr), "items": items, "data": data, "scales": scales}
                 packed = b"".join(np.asarray(parts[name]).astype(dtype).tobytes() for name, dtype in PARTS.items())
                 lake.put(row_path(folder, rows.block), packed)
-                yield batch_of(LEFT_DDL, [[rows.block], [rows.rows], [len(items)]])
+                touched = np.unique(np.asarray(items) // item_rows).astype(np.int32)
+                yield batch_of(LEFT_DDL, [[rows.block], [rows.rows], [len(items)], [touched.tobytes()]])
 
     return in_tasks(run)
 
@@ -144,13 +143,17 @@ def make_lists(rows: CappedRows, squares: Any, settings: Settings) -> Callable[[
     return in_tasks(run)
 
 
-def neighbours_of(spark: SparkSession, lake: Lake, work: str, blocks: Blocks, settings: Settings, partitions: int) -> Lists:
+def neighbours_of(trainer: Trainer, settings: Settings, partitions: int) -> Lists:
     """The neighbours of every item: (offsets, indices, similarities), best first."""
-    folder = f"{work}/rows"
+    spark, lake, blocks = trainer.spark, trainer.lake, trainer.blocks
+    folder = f"{trainer.work}/rows"
     with large_records(spark):
-        task = leave_rows(lake, folder, len(blocks.index), settings)
+        task = leave_rows(lake, folder, len(blocks.index), blocks.item_rows, settings)
         left = sorted(blocks.users.mapInArrow(task, LEFT_DDL).collect(), key=lambda row: row.block)
-        rows = CappedRows(lake, folder, [(row.rows, row.entries) for row in left])
+        check_blocks("capping", [row.block for row in left], range(blocks.user_blocks))
+        # Blocks of items that kept an entry; the others lost all of theirs to the cap.
+        touched = {int(block) for row in left for block in np.frombuffer(row.item_blocks, np.int32)}
+        rows = CappedRows(lake, folder, trainer.key, [(row.rows, row.entries) for row in left])
         items = blocks.items
         is_capped = sum(row.entries for row in left) < blocks.entry_count
         if is_capped:
@@ -158,27 +161,32 @@ def neighbours_of(spark: SparkSession, lake: Lake, work: str, blocks: Blocks, se
             users = blocks.users.mapInArrow(capped_blocks(len(blocks.index), settings), USERS_DDL)
             make = item_blocks(len(blocks.index), blocks.item_rows)
             items = item_frame(users, make, split_by_items(blocks.item_rows, spots(spark, partitions)), partitions)
-        by_block = sorted(items.mapInArrow(make_squares(rows), SQUARES_DDL).collect(), key=lambda row: row.block)
+        by_block = items.mapInArrow(make_squares(rows), SQUARES_DDL).collect()
+        check_blocks("the items' norms", [row.block for row in by_block], touched)
         squares = np.zeros(len(blocks.index), np.float64)
         for row in by_block:
             found = np.frombuffer(row.squares, np.float64)
             squares[row.block * blocks.item_rows :][: len(found)] = found
         shared = spark.sparkContext.broadcast(squares)
-        lists = {row.block: row for row in items.mapInArrow(make_lists(rows, shared, settings), LISTS_DDL).collect()}
+        lists = items.mapInArrow(make_lists(rows, shared, settings), LISTS_DDL).collect()
         shared.destroy()
         if is_capped:
             items.unpersist()
-    return joined(lists, blocks)
+    return joined(lists, blocks, touched)
 
 
-def joined(lists: dict[int, Any], blocks: Blocks) -> Lists:
-    """The blocks' lists as one; a block that lost all its entries to the cap has none."""
+def joined(lists: Sequence[Any], blocks: Blocks, touched: set[int]) -> Lists:
+    """The blocks' lists as one; only a block that is not among `touched`, which lost all its entries to the cap, has none."""
+    check_blocks("the items' neighbours", [row.block for row in lists], touched)
+    by_block = {row.block: row for row in lists}
     counts, items, scores = [], [], []
     for block in range(blocks.item_blocks):
         rows = min(blocks.item_rows, len(blocks.index) - block * blocks.item_rows)
-        row = lists.get(block)
+        row = by_block.get(block)
         counts.append(np.frombuffer(row.counts, np.int64) if row else np.zeros(rows, np.int64))
         items.append(np.frombuffer(row["items"], np.int32) if row else np.zeros(0, np.int32))
         scores.append(np.frombuffer(row.scores, np.float32) if row else np.zeros(0, np.float32))
+        if len(counts[-1]) != rows or counts[-1].sum() != len(items[-1]) or len(items[-1]) != len(scores[-1]):
+            raise RuntimeError(f"block {block} of the items' neighbours is cut short: please report this")
     offsets = np.concatenate([[0], np.cumsum(np.concatenate(counts))]).astype(np.int64)
     return offsets, np.concatenate(items), np.concatenate(scores)

@@ -9,8 +9,8 @@ Bounds: an item block's entries are held by one task; the item index, the demand
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql.functions import col
 
 from anabranch import GRAMIAN_BLOCK_ROWS, GRAMIAN_GROUP_BLOCKS, Dataset, ItemIndex, RowMaker, Settings, route_histories
-from anabranch.spark.etl import Batches, each, in_tasks, numbers, partition_number
+from anabranch.spark.etl import Batches, each_of_lake, in_tasks, numbers, partition_number, records_per_batch
 
 ROUTED_DDL = "key binary, source binary, history binary"
 ROW_DDL = "kind tinyint, key binary, items binary, data binary"
@@ -33,20 +33,26 @@ ITEMS_DDL = "block int, first bigint, indptr binary, users binary, data binary"
 A_ROW, ITS_DEMAND = 0, 1
 # Rows of a group of the Gramian's sum, and of a block of users at most: 65,536 rows of 100 entries are 50 MB.
 GROUP_ROWS = GRAMIAN_BLOCK_ROWS * GRAMIAN_GROUP_BLOCKS
+# The driver takes a matrix for each block of the Gramian (1,024 users) as long as all of them are not larger than this, and a matrix for
+# each group (65,536 users) beyond: blocks of users are whole groups then. 64 dimensions reach it at 16 million users.
+GRAMIAN_BYTES = 512 << 20
 # Entries of a block of items, on average: 8 bytes each, some copies while it is made.
 ITEM_BLOCK_ENTRIES = 8_000_000
+# What a task may hold of the normal equations of a block of items while it takes in the users' factors block by block.
+ITEM_STATE_BYTES = 256 << 20
 
 
-@contextmanager
-def large_records(spark: SparkSession) -> Iterator[None]:
-    """Jobs that are planned inside hand over one record at a time: a block may have tens of megabytes, and Spark would put 10,000 into a batch."""
-    name = "spark.sql.execution.arrow.maxRecordsPerBatch"
-    before = spark.conf.get(name)
-    spark.conf.set(name, "1")
-    try:
-        yield
-    finally:
-        spark.conf.set(name, before)
+def large_records(spark: SparkSession) -> AbstractContextManager[None]:
+    """Jobs that are planned inside hand over one record at a time: a block may have tens of megabytes."""
+    return records_per_batch(spark, 1)
+
+
+def check_blocks(what: str, found: Sequence[int], expected: Collection[int]) -> None:
+    """Every block is there once; else a result would be made of what is left."""
+    missing, there = sorted(set(expected) - set(found)), sorted(found)
+    if missing or len(there) != len(expected):
+        twice = sorted({one for one, next_one in zip(there, there[1:]) if one == next_one} | (set(there) - set(expected)))
+        raise RuntimeError(f"{what}: of {len(expected)} blocks {missing[:10]} are missing and {twice[:10]} too many; please report this")
 
 
 def batch_of(ddl: str, columns: Iterable[Iterable[object]]) -> pa.RecordBatch:
@@ -103,7 +109,7 @@ def items_of(spark: SparkSession, dataset: Dataset) -> ItemIndex:
             ids = dataset.item_ids(files[number])
             yield pa.RecordBatch.from_arrays([ids.cast(pa.string())], names=["id"])
 
-    ids = each(spark, len(files)).mapInArrow(in_tasks(run), "id string").distinct()
+    ids = each_of_lake(spark, len(files)).mapInArrow(in_tasks(run), "id string").distinct()
     return ItemIndex([row.id for row in ids.collect()])
 
 
@@ -116,12 +122,13 @@ def routed(spark: SparkSession, dataset: Dataset, settings: Settings, partitions
             for histories in dataset.histories(files[number]):
                 yield route_histories(histories, settings)
 
-    histories = each(spark, len(files)).mapInArrow(in_tasks(run), ROUTED_DDL)
+    histories = each_of_lake(spark, len(files)).mapInArrow(in_tasks(run), ROUTED_DDL)
     return histories.repartition(partitions, "key").sortWithinPartitions("key", "source")
 
 
 def make_rows(index: ItemIndex, settings: Settings, end_ms: int, bots: list[str]) -> Callable[[Batches], Iterator[pa.RecordBatch]]:
-    """Routed histories to rows; at the end what the partition adds to the demand, under the time of its newest entry."""
+    """Routed histories to rows; at the end what the partition adds to the demand, under the time of its newest entry and the digest of
+    its rows."""
 
     def run(batches: Batches) -> Iterator[pa.RecordBatch]:
         maker = RowMaker(index, settings, as_of_ms=end_ms, bots=bots)
@@ -134,7 +141,8 @@ def make_rows(index: ItemIndex, settings: Settings, end_ms: int, bots: list[str]
         demand = maker.demand
         wanted = np.flatnonzero(demand.any(axis=1)).astype(np.int32)
         newest = np.int64(-(2**63) if maker.newest_ms is None else maker.newest_ms)
-        told = [[ITS_DEMAND], [newest.tobytes()], [wanted.tobytes()], [np.ascontiguousarray(demand[wanted]).tobytes()]]
+        key = newest.tobytes() + maker.digest
+        told = [[ITS_DEMAND], [key], [wanted.tobytes()], [np.ascontiguousarray(demand[wanted]).tobytes()]]
         yield batch_of(ROW_DDL, told)
 
     return in_tasks(run)
@@ -142,12 +150,19 @@ def make_rows(index: ItemIndex, settings: Settings, end_ms: int, bots: list[str]
 
 @dataclass
 class Rows:
-    """Rows of all people with a weighted item, and what they wanted."""
+    """Rows of all people with a weighted item, and what they wanted. `digest` names the rows, in whatever partitions they were made."""
 
     frame: DataFrame
+    source: DataFrame
     index: ItemIndex
     demand: npt.NDArray[np.uint64]
     newest_ms: int
+    digest: bytes
+
+    def unpersist(self) -> None:
+        """Lets go of what was kept to make blocks from."""
+        self.frame.unpersist()
+        self.source.unpersist()
 
 
 def rows_of(spark: SparkSession, dataset: Dataset, settings: Settings, partitions: int) -> Rows:
@@ -157,12 +172,13 @@ def rows_of(spark: SparkSession, dataset: Dataset, settings: Settings, partition
         make_rows(index, settings, dataset.end_ms, dataset.bots()), ROW_DDL
     ).persist(StorageLevel.DISK_ONLY)
     demand = np.zeros((len(index), 2), np.uint64)
-    newest_ms = -(2**63)
+    newest_ms, digest = -(2**63), 0
     for row in gathered(made.where(col("kind") == ITS_DEMAND)):
-        newest_ms = max(newest_ms, int(np.frombuffer(row.key, np.int64)[0]))
+        newest_ms = max(newest_ms, int(np.frombuffer(row.key[:8], np.int64)[0]))
+        digest = (digest + int.from_bytes(row.key[8:], "little")) % (1 << 128)
         demand[np.frombuffer(row["items"], np.int32)] += np.frombuffer(row.data, np.uint64).reshape(-1, 2)
     frame = made.where(col("kind") == A_ROW).repartitionByRange(partitions, "key").sortWithinPartitions("key")
-    return Rows(frame.persist(StorageLevel.DISK_ONLY), index, demand, newest_ms)
+    return Rows(frame.persist(StorageLevel.DISK_ONLY), made, index, demand, newest_ms, digest.to_bytes(16, "little"))
 
 
 # ------------------------------------------------------------------------------------------------------------ what is kept
@@ -257,6 +273,11 @@ class Blocks:
     is_used: npt.NDArray[np.bool_]  # of the items that the rows knew
 
     @property
+    def is_grouped(self) -> bool:
+        """Whether a block of users is a whole group of the Gramian's sum."""
+        return self.user_rows % GROUP_ROWS == 0
+
+    @property
     def user_blocks(self) -> int:
         return -(-self.user_count // self.user_rows)
 
@@ -269,10 +290,21 @@ class Blocks:
         self.items.unpersist()
 
 
-def user_block_rows(users: int, blocks: int) -> int:
-    """Rows of a block of users so that there are about `blocks` or more: whole blocks of the Gramian, at most one of its groups."""
+def user_block_rows(users: int, blocks: int, dim: int, gramian_bytes: int) -> int:
+    """Rows of a block of users so that there are about `blocks` or more: whole blocks of the Gramian, at most one of its groups; one
+    group if the matrices of all blocks would be larger than `gramian_bytes`."""
+    if -(-users // GRAMIAN_BLOCK_ROWS) * dim * dim * 8 > gramian_bytes:
+        return GROUP_ROWS
     wanted = min(-(-users // blocks), GROUP_ROWS)
     return -(-wanted // GRAMIAN_BLOCK_ROWS) * GRAMIAN_BLOCK_ROWS
+
+
+def item_block_rows(items: int, entries: int, blocks: int, dim: int, state_bytes: int) -> int:
+    """Rows of a block of items so that there are `blocks` or more, none has too many entries on average, and `HalfStep` holds at most
+    `state_bytes` for one: `dim + 1` vectors of `dim` numbers (rounded up to 16) for each row."""
+    wanted = -(-items // max(blocks, entries // ITEM_BLOCK_ENTRIES))
+    stride = -(-dim // 16) * 16
+    return max(1, min(wanted, state_bytes // ((dim + 1) * stride * 4)))
 
 
 def spots(spark: SparkSession, partitions: int) -> npt.NDArray[np.int32]:
@@ -290,16 +322,17 @@ def spots(spark: SparkSession, partitions: int) -> npt.NDArray[np.int32]:
     return np.array([found[place] for place in range(partitions)], np.int32)
 
 
-def blocks_of(spark: SparkSession, rows: Rows, partitions: int) -> Blocks:
-    """Numbers users and items, and cuts the matrix into blocks of users and blocks of items. Rows are let go."""
+def blocks_of(spark: SparkSession, rows: Rows, partitions: int, dim: int, gramian_bytes: int = GRAMIAN_BYTES) -> Blocks:
+    """Numbers users and items, and cuts the matrix into blocks of users and blocks of items, for factors of `dim` dimensions. Rows are
+    let go."""
     counts, user_count, entry_count = item_counts(rows.frame, len(rows.index))
     used = counts > 0
     if not used.any():
         raise ValueError("the dataset has no interactions to learn from outside bots and k-core; check the ETL's report")
     index = rows.index.retain(used)
     renumbered = np.where(used, np.cumsum(used) - 1, -1).astype(np.int32)
-    user_rows = user_block_rows(user_count, 2 * partitions)
-    item_rows = -(-len(index) // max(2 * partitions, entry_count // ITEM_BLOCK_ENTRIES))
+    user_rows = user_block_rows(user_count, 2 * partitions, dim, gramian_bytes)
+    item_rows = item_block_rows(len(index), entry_count, 2 * partitions, dim, ITEM_STATE_BYTES)
     places = spots(spark, partitions)
 
     firsts = first_rows(rows.frame)
@@ -309,7 +342,7 @@ def blocks_of(spark: SparkSession, rows: Rows, partitions: int) -> Blocks:
     ).persist(StorageLevel.MEMORY_AND_DISK)
     # Made while records are small; from here on they are blocks.
     users.count()
-    rows.frame.unpersist()
+    rows.unpersist()
     with large_records(spark):
         items = item_frame(users, item_blocks(len(index), item_rows), split_by_items(item_rows, places), partitions)
         items.count()
@@ -345,7 +378,7 @@ def number_rows(
     """Gives each row its number and block, and each item its number among those that are used."""
 
     def run(batches: Batches) -> Iterator[pa.RecordBatch]:
-        row = firsts.get(partition_number(), 0)
+        row = firsts[partition_number()]
         for batch in batches:
             column = batch.column("items")
             ends = np.concatenate([[0], np.cumsum(lengths(column))]) * 4

@@ -202,22 +202,25 @@ pub fn run(request: &EtlRequest<'_>, store: &dyn ObjectStore) -> Result<EtlOutco
     let judged = Judged { types: request.types, settings: request.settings, as_of_ms, until_ms: request.until_ms };
     let tables = tables.into_iter().map(MappedTable::books).collect();
     let report = assemble(&judged, tables, &folded, &written, items);
-    let published = publish_checked(publisher, &report, store)?;
+    let is_whole = report.failed_files().next().is_none();
+    let published = publish_checked(publisher, &report, is_whole, store)?;
     timings.mark("publish");
     Ok(EtlOutcome { report, published, timings: timings.phases })
 }
 
-/// Publishes if the books balance and the files were read, or failures are accepted.
+/// Publishes if the books balance and the files of this run were read whole, or failures are accepted. The report may
+/// name failed files of a dataset that was added to: those were accepted then.
 fn publish_checked(
     publisher: Publisher<'_>,
     report: &EtlReport,
+    is_whole: bool,
     store: &dyn ObjectStore,
 ) -> Result<Option<Published>, BatchError> {
     report.check()?;
     if report.interactions.read == report.interactions.quarantined {
         return Err(no_rows(report));
     }
-    if report.settings.keep_going || report.failed_files().next().is_none() {
+    if report.settings.keep_going || is_whole {
         return Ok(Some(publisher.commit(report)?.0));
     }
     publish::write_report(store, report)?;

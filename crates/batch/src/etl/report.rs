@@ -48,11 +48,26 @@ pub struct FileReport {
     pub read: u64,
     /// Rows refused.
     pub quarantined: u64,
+    /// Of those, the ones that were more than a day ahead of [`EtlReport::as_of_ms`]; a later run may take them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub too_new: u64,
     /// Rows later than the cut-over.
     pub after_cut_over: u64,
     /// Why (the rest of) it could not be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+impl FileReport {
+    /// Rows that were neither refused nor left to the stream: each is clean, a duplicate or erased.
+    pub const fn accepted(&self) -> u64 {
+        self.read.saturating_sub(self.quarantined + self.after_cut_over)
+    }
 }
 
 /// What the histories hold.

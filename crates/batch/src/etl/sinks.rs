@@ -40,6 +40,7 @@ impl Accounts {
         for (mine, theirs) in self.files.iter_mut().zip(&other.files) {
             mine.read += theirs.read;
             mine.quarantined += theirs.quarantined;
+            mine.too_new += theirs.too_new;
             mine.after_cut_over += theirs.after_cut_over;
         }
         for (reason, count) in &other.by_reason {
@@ -68,9 +69,13 @@ impl RowsOut for SpillWriter<'_> {
     }
 }
 
+/// Bytes of lines of the quarantine that are handed over together. A unit may be a row group without bound, and all its
+/// rows may be refused, each with up to 64 KiB of itself.
+const LINES_BYTES: usize = 8 << 20;
+
 /// Where lines of the quarantine go.
 pub(crate) trait RefusalsOut: Send {
-    /// Takes the lines of one unit of a file.
+    /// Takes lines of one unit of a file, [`LINES_BYTES`] and a line at most; of one unit in order.
     fn refused(&mut self, key: BlockKey, lines: &[u8]) -> Result<(), BatchError>;
 }
 
@@ -102,12 +107,15 @@ impl<'a, Q: RefusalsOut> Desk<'a, Q> {
         Self { table, files, quarantine, accounts: Accounts::default(), unit: None, lines: Vec::new() }
     }
 
-    fn refuse(&mut self, place: Place, rejection: &Rejection, raw: &[u8]) {
-        self.accounts.file(place).quarantined += 1;
+    fn refuse(&mut self, place: Place, rejection: &Rejection, raw: &[u8]) -> Result<(), BatchError> {
+        let line = self.accounts.file(place);
+        line.quarantined += 1;
+        line.too_new += u64::from(rejection.code == RejectionCode::TimeTooNew);
         *self.accounts.by_reason.entry(rejection.code).or_default() += 1;
         let file = &self.files.files[place.file as usize].name;
         Quarantined::row(self.table.1, file, place, rejection, raw).put(&mut self.lines);
         self.unit = Some(place);
+        if self.lines.len() >= LINES_BYTES { self.unit_done() } else { Ok(()) }
     }
 
     fn unit_done(&mut self) -> Result<(), BatchError> {
@@ -177,17 +185,13 @@ impl<O: RowsOut, Q: RefusalsOut> RowSink for MapSink<'_, O, Q> {
                 self.desk.accounts.file(place).after_cut_over += 1;
                 Ok(())
             }
-            Err(rejection) => {
-                self.desk.refuse(place, &rejection, &raw());
-                Ok(())
-            }
+            Err(rejection) => self.desk.refuse(place, &rejection, &raw()),
         }
     }
 
     fn bad_row(&mut self, place: Place, rejection: Rejection, raw: &[u8]) -> Result<(), BatchError> {
         self.desk.accounts.file(place).read += 1;
-        self.desk.refuse(place, &rejection, raw);
-        Ok(())
+        self.desk.refuse(place, &rejection, raw)
     }
 
     fn unit_done(&mut self) -> Result<(), BatchError> {
@@ -246,17 +250,13 @@ impl<O: RowsOut, Q: RefusalsOut> RowSink for AttributeSink<'_, O, Q> {
                     self.out.row(false, &id, |bytes| put_attributes(bytes, &id, order, &payload))
                 }
             }
-            Err(rejection) => {
-                self.desk.refuse(place, &rejection, &raw());
-                Ok(())
-            }
+            Err(rejection) => self.desk.refuse(place, &rejection, &raw()),
         }
     }
 
     fn bad_row(&mut self, place: Place, rejection: Rejection, raw: &[u8]) -> Result<(), BatchError> {
         self.desk.accounts.file(place).read += 1;
-        self.desk.refuse(place, &rejection, raw);
-        Ok(())
+        self.desk.refuse(place, &rejection, raw)
     }
 
     fn unit_done(&mut self) -> Result<(), BatchError> {

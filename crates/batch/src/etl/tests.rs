@@ -117,7 +117,7 @@ fn tree(store: &dyn ObjectStore) -> BTreeMap<String, Vec<u8>> {
     objects.into_iter().map(|o| (o.path.as_str().to_owned(), store.get(&o.path).unwrap().to_vec())).collect()
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()

@@ -15,6 +15,7 @@ use std::convert::Infallible;
 use anabranch_events::{EventTypes, History, HistoryKey, codec, effective};
 use anabranch_models::learn::{ItemIndex, LearnError};
 use anabranch_models::{Demand, TrendSettings};
+use sha2::{Digest, Sha256};
 
 use super::TrainError;
 
@@ -54,13 +55,14 @@ pub fn join_histories(
 }
 
 /// Makes training rows and keeps count of what they say of demand and time.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct RowMaker {
     index: ItemIndex,
     types: EventTypes,
     bots: HashSet<Vec<u8>>,
     demand: Demand,
     newest_ms: Option<i64>,
+    digest: u128,
 }
 
 impl RowMaker {
@@ -74,7 +76,7 @@ impl RowMaker {
     ) -> Result<Self, TrainError> {
         let demand = Demand::new(index.len(), as_of_ms, trend).map_err(LearnError::from)?;
         let bots = bots.into_iter().map(|user| HistoryKey::User(user.into()).to_bytes()).collect();
-        Ok(Self { index, types, bots, demand, newest_ms: None })
+        Ok(Self { index, types, bots, demand, newest_ms: None, digest: 0 })
     }
 
     /// The row of `key` from all histories that were [routed](route) to it; `None` if it has no known weighted item.
@@ -86,7 +88,11 @@ impl RowMaker {
         self.newest_ms = self.newest_ms.max(history.newest_ms());
         self.index.count_demand(&history, &self.types, &mut self.demand);
         let row = self.index.row(&history, &self.types);
-        Ok((!row.is_empty()).then_some(row))
+        if row.is_empty() {
+            return Ok(None);
+        }
+        self.digest = self.digest.wrapping_add(digest_of(key, &row));
+        Ok(Some(row))
     }
 
     /// Demand so far.
@@ -94,10 +100,29 @@ impl RowMaker {
         &self.demand
     }
 
+    /// The sum (modulo 2^128) of the digests of all rows so far: of two makers that share rows between them the sum is that
+    /// of one that makes them all. So it names the rows, however they are dealt and in whatever order they come.
+    pub const fn digest(&self) -> u128 {
+        self.digest
+    }
+
     /// The newest entry so far, milliseconds since 1970.
     pub const fn newest_ms(&self) -> Option<i64> {
         self.newest_ms
     }
+}
+
+fn digest_of(key: &[u8], row: &[(u32, f32)]) -> u128 {
+    let mut digest = Sha256::new();
+    digest.update((key.len() as u64).to_le_bytes());
+    digest.update(key);
+    for (item, weight) in row {
+        digest.update(item.to_le_bytes());
+        digest.update(weight.to_bits().to_le_bytes());
+    }
+    let mut half = [0; 16];
+    half.copy_from_slice(&digest.finalize()[..16]);
+    u128::from_le_bytes(half)
 }
 
 fn parse(key: &[u8]) -> Result<HistoryKey, TrainError> {
@@ -158,6 +183,13 @@ c,,w,view,1700000004
         let bots = dataset.users().unwrap().into_iter().filter(|user| user.is_bot).map(|user| user.id);
         let mut maker =
             RowMaker::new(expected.index.clone(), types.clone(), TrendSettings::default(), end_ms, bots).unwrap();
+        // The same rows, dealt to two makers from the last to the first.
+        let mut dealt = [maker.clone(), maker.clone()];
+        for (number, (key, histories)) in by_key.iter().rev().enumerate() {
+            let routed: Vec<RoutedHistory<'_>> =
+                histories.iter().map(|(source, history)| RoutedHistory { source, history }).collect();
+            dealt[number % 2].row(key, &routed).unwrap();
+        }
         let mut found = Vec::new();
         let mut joined = BTreeMap::new();
         for (key, histories) in &by_key {
@@ -170,6 +202,10 @@ c,,w,view,1700000004
         }
         let rows = expected.matrix.rows().map(|row| row.entries().collect::<Vec<_>>());
         assert_eq!(found, expected.keys.iter().cloned().zip(rows).collect::<Vec<_>>());
+        assert_eq!(maker.digest(), dealt[0].digest().wrapping_add(dealt[1].digest()));
+        assert!(dealt.iter().all(|part| part.digest() != 0 && part.digest() != maker.digest()));
+        assert_ne!(digest_of(b"ua", &[(1, 1.0)]), digest_of(b"ua", &[(1, 1.5)]));
+        assert_ne!(digest_of(b"ua", &[]), digest_of(b"u", &[]));
         assert_eq!(maker.newest_ms(), Some(expected.newest_ms));
         assert_eq!(maker.demand().trend(), expected.demand.trend());
         assert!(!expected.keys.contains(&HistoryKey::User("c".into())), "c is a bot");

@@ -10,12 +10,13 @@ use std::collections::BTreeMap;
 use anabranch_events::Event;
 use anabranch_stores::lake::ObjectStore;
 
+use super::EachRecords;
 use super::Stages;
+use super::map::{self, Refusals};
 use super::publish::StageCounts;
 use super::records::{RecordKind, Records};
-use super::{EachRecords, map};
 use crate::BatchError;
-use crate::dataset::{Dataset, Interaction, read_histories};
+use crate::dataset::{Dataset, Interaction, corrupt, read_histories, read_quarantine};
 use crate::etl::quarantine::{FILE_CODE, Quarantined};
 use crate::etl::row::put_history;
 use crate::etl::{DataFile, sinks};
@@ -72,7 +73,7 @@ pub fn history_records(
     for entry in read_histories(store, &file) {
         let (key, bytes) = entry?;
         let owner = key.to_bytes();
-        out.records.push(RecordKind::Row, 0, |out| out.extend(owner), |out| put_history(out, &key, &bytes));
+        out.records.push(RecordKind::Row, 0, |out| out.extend(owner), |out| put_history(out, &key, &bytes))?;
         if out.records.bytes() >= HAND_OVER_BYTES {
             each(out.records.take())?;
         }
@@ -80,25 +81,42 @@ pub fn history_records(
     each(out.records)
 }
 
-/// The dataset's refused interactions, which stay in the quarantine, and how many of each reason they are. Items and
-/// users are read whole by every run, so their lines are not taken over.
-pub fn carried_quarantine(dataset: &Dataset<'_>) -> Result<Records, BatchError> {
-    let mut records = Records::default();
+/// The refused interactions in one published file of the quarantine, which stay there, and how many of each reason they
+/// are. Entries of files that the plan reads again are left out: they are refused again, or not any more. Items and users
+/// are read whole by every run, so their entries are not taken over either.
+pub fn quarantine_records(
+    stages: &Stages,
+    dataset: &Dataset<'_>,
+    store: &dyn ObjectStore,
+    path: &str,
+    each: EachRecords<'_>,
+) -> Result<(), BatchError> {
+    let file: DataFile = dataset.file(path)?;
     let mut carried_by_reason: BTreeMap<String, u64> = BTreeMap::new();
-    let mut place = 0;
-    for entry in dataset.quarantine()? {
-        if map::table_number(&entry.table) != 0 {
+    let mut out = Refusals::default();
+    let mut lines = Vec::new();
+    // Names are digest-NNNNN: the number gives the order, before everything that this run refuses.
+    let place = path.rsplit('-').next().and_then(|name| name.get(..5)?.parse().ok()).unwrap_or(u32::MAX);
+    for line in read_quarantine(store, &file)?.lines() {
+        let entry: Quarantined = serde_json::from_str(line).map_err(|error| corrupt(&file.path, &error.to_string()))?;
+        if map::table_number(&entry.table) != 0 || stages.plan.reads(&entry.file) {
             continue;
         }
+        entry.put(&mut lines);
         if entry.code != FILE_CODE {
-            *carried_by_reason.entry(entry.code.clone()).or_default() += 1;
+            *carried_by_reason.entry(entry.code).or_default() += 1;
         }
-        let key = std::iter::once(0).chain(u32::to_be_bytes(place));
-        records.push(RecordKind::Quarantine, 0, |out| out.extend(key), |out| Quarantined::put(&entry, out));
-        place += 1;
+        if lines.len() >= HAND_OVER_BYTES {
+            out.carried(place, &lines)?;
+            each(out.records.take())?;
+            lines.clear();
+        }
     }
-    StageCounts { carried_by_reason, ..StageCounts::default() }.put(&mut records);
-    Ok(records)
+    if !lines.is_empty() {
+        out.carried(place, &lines)?;
+    }
+    StageCounts { carried_by_reason, ..StageCounts::default() }.put(&mut out.records)?;
+    each(out.records)
 }
 
 /// Rows on their way to the engine's shuffle.
@@ -112,8 +130,7 @@ impl sinks::RowsOut for Carried {
             out.push(if is_session { b's' } else { b'u' });
             out.extend_from_slice(owner.as_bytes());
         };
-        self.records.push(RecordKind::Row, 0, key, put);
-        Ok(())
+        self.records.push(RecordKind::Row, 0, key, put)
     }
 
     fn finish(&mut self) -> Result<(), BatchError> {

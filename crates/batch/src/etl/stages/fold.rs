@@ -65,9 +65,8 @@ impl Folder {
         self.close(erased, out)?;
         let publisher = Publisher::blind(store);
         let counts = self.fold.publish(self.number as usize, &attributes::users_table(), &publisher)?;
-        put_files(&publisher, out);
-        StageCounts { fold: Some(counts), ..StageCounts::default() }.put(out);
-        Ok(())
+        put_files(&publisher, out)?;
+        StageCounts { fold: Some(counts), ..StageCounts::default() }.put(out)
     }
 
     fn close(&mut self, erased: Erased<'_>, out: &mut Records) -> Result<(), BatchError> {
@@ -90,8 +89,7 @@ impl Folder {
                 bytes.extend_from_slice(row.owner());
             };
             let day = row.time_ms().div_euclid(DAY_MS);
-            out.push(RecordKind::Clean, day, key, |bytes| bytes.extend_from_slice(row.bytes()));
-            Ok(())
+            out.push(RecordKind::Clean, day, key, |bytes| bytes.extend_from_slice(row.bytes()))
         })?;
         self.rows.clear();
         Ok(())

@@ -91,8 +91,8 @@ fn read<S: Accounting + Buffered>(
     if let Some(reason) = &outcome.failed {
         let line = Quarantined::file(&planned.table, &planned.name, reason);
         let number = table_number(&planned.table);
-        let key = quarantine_key((number, planned.index, u32::MAX));
-        last.push(RecordKind::Quarantine, 0, |out| out.extend(key), |out| line.put(out));
+        let key = quarantine_key((number, planned.index, u32::MAX), 0);
+        last.push(RecordKind::Quarantine, 0, |out| out.extend(key), |out| line.put(out))?;
     }
     let accounts = sink.finish()?;
     let counted = accounts.files.into_iter().next().unwrap_or_default();
@@ -102,7 +102,7 @@ fn read<S: Accounting + Buffered>(
         by_reason: accounts.by_reason.into_iter().map(|(code, count)| (code.as_str().to_owned(), count)).collect(),
     };
     let json = serde_json::to_vec(&account).expect("texts and numbers serialise");
-    last.push(RecordKind::Account, 0, |_| {}, |out| out.extend(json));
+    last.push(RecordKind::Account, 0, |_| {}, |out| out.extend(json))?;
     each(last)
 }
 
@@ -114,12 +114,13 @@ pub(super) fn table_number(table: &str) -> u8 {
     }
 }
 
-/// Bytes that sort as the quarantine does: table, file, place in the file. What an earlier run refused begins with 0 and
-/// comes first.
-pub(super) fn quarantine_key((table, file, unit): BlockKey) -> Vec<u8> {
+/// Bytes that sort as the quarantine does: table, file, place in the file, number of the record among those of that
+/// place. What an earlier run refused begins with 0 and comes first.
+fn quarantine_key((table, file, unit): BlockKey, number: u32) -> Vec<u8> {
     let mut key = vec![table + 1];
     key.extend(file.to_be_bytes());
     key.extend(unit.to_be_bytes());
+    key.extend(number.to_be_bytes());
     key
 }
 
@@ -138,8 +139,7 @@ impl RowsOut for Rows {
             }
             out.extend_from_slice(owner.as_bytes());
         };
-        self.records.push(self.kind, 0, key, put);
-        Ok(())
+        self.records.push(self.kind, 0, key, put)
     }
 
     fn finish(&mut self) -> Result<(), BatchError> {
@@ -149,15 +149,43 @@ impl RowsOut for Rows {
 
 /// Lines on their way to the engine.
 #[derive(Default)]
-struct Refusals {
-    records: Records,
+pub(super) struct Refusals {
+    pub(super) records: Records,
+    /// The place of the last record, and how many it had.
+    last: Option<(BlockKey, u32)>,
+}
+
+impl Refusals {
+    /// Lines that an earlier run refused, of its file `number` of the quarantine.
+    pub(super) fn carried(&mut self, number: u32, lines: &[u8]) -> Result<(), BatchError> {
+        let mut key = self.next_key((0, number, 0));
+        key[0] = 0;
+        self.put(&key, lines)
+    }
+
+    fn next_key(&mut self, place: BlockKey) -> Vec<u8> {
+        let number = match self.last {
+            Some((last, number)) if last == place => number + 1,
+            _ => 0,
+        };
+        self.last = Some((place, number));
+        quarantine_key(place, number)
+    }
+
+    fn put(&mut self, key: &[u8], lines: &[u8]) -> Result<(), BatchError> {
+        self.records.push(
+            RecordKind::Quarantine,
+            0,
+            |out| out.extend_from_slice(key),
+            |out| out.extend_from_slice(lines),
+        )
+    }
 }
 
 impl RefusalsOut for Refusals {
-    fn refused(&mut self, key: BlockKey, lines: &[u8]) -> Result<(), BatchError> {
-        let key = quarantine_key(key);
-        self.records.push(RecordKind::Quarantine, 0, |out| out.extend(key), |out| out.extend_from_slice(lines));
-        Ok(())
+    fn refused(&mut self, place: BlockKey, lines: &[u8]) -> Result<(), BatchError> {
+        let key = self.next_key(place);
+        self.put(&key, lines)
     }
 }
 
@@ -210,7 +238,8 @@ impl<S: RowSink + Buffered> RowSink for Handing<'_, S> {
     }
 
     fn bad_row(&mut self, place: Place, rejection: Rejection, raw: &[u8]) -> Result<(), BatchError> {
-        self.sink.bad_row(place, rejection, raw)
+        self.sink.bad_row(place, rejection, raw)?;
+        self.hand_over(HAND_OVER_BYTES)
     }
 
     fn unit_done(&mut self) -> Result<(), BatchError> {

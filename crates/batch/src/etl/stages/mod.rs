@@ -31,13 +31,15 @@ use anabranch_events::{EventSettings, EventTypes};
 use anabranch_stores::lake::StoreOptions;
 use serde::{Deserialize, Serialize};
 
+use super::days::{DAY_MS, day_name};
+use super::report::EtlReport;
 use super::{EtlSettings, constant_type};
 use crate::BatchError;
 use crate::dataset::Dataset;
 use crate::input::{InputFile, InputOptions, resolve};
 use crate::mapping::{Mapping, TableMapping};
 
-pub use carry::{carried_quarantine, history_records, interaction_records};
+pub use carry::{history_records, interaction_records, quarantine_records};
 pub use fold::Folder;
 pub use publish::{StageOutcome, publish};
 pub use records::{Binary, BinaryRef, RecordKind, Records, RecordsRef};
@@ -69,7 +71,7 @@ pub struct Base {
     /// Number of its manifest.
     pub number: u64,
     /// Its books.
-    pub report: super::report::EtlReport,
+    pub report: EtlReport,
 }
 
 /// One run, as every stage needs to know it. Data: it travels to other machines.
@@ -106,7 +108,8 @@ pub struct PlanRequest<'a> {
     pub as_of_ms: Option<i64>,
     /// Later events are left to the stream.
     pub until_ms: Option<i64>,
-    /// The dataset that an incremental run adds to.
+    /// The dataset that an incremental run adds to. It is left aside, and everything read, if the cut-over goes back
+    /// behind rows that it holds: those cannot be taken out of histories again.
     pub base: Option<&'a Dataset<'a>>,
 }
 
@@ -128,16 +131,25 @@ impl Plan {
             .flat_map(|(table, files)| (0..).zip(files).map(move |(index, file)| planned(table, index, &file)))
             .collect();
         let newest_ms = files.iter().map(|file| file.modified_ms).max().unwrap_or(0);
-        let base = request.base.map(|base| Base { number: base.number(), report: base.report().clone() });
+        let base = request.base.filter(|base| !goes_back(base.report(), request.until_ms));
+        let base = base.map(|base| Base { number: base.number(), report: base.report().clone() });
+        // Rows that were taken stay taken, so time does not go back either.
+        let as_of_ms = request.as_of_ms.unwrap_or(newest_ms);
+        let as_of_ms = base.as_ref().map_or(as_of_ms, |base| as_of_ms.max(base.report.as_of_ms));
         Ok(Self {
             files,
             mapping,
             events: request.events,
             settings: request.settings,
-            as_of_ms: request.as_of_ms.unwrap_or(newest_ms),
+            as_of_ms,
             until_ms: request.until_ms,
             base,
         })
+    }
+
+    /// Whether this file of interactions is read.
+    pub(super) fn reads(&self, name: &str) -> bool {
+        self.files.iter().any(|file| file.table == "interactions" && file.name == name)
     }
 
     /// Keeps some of the files (a bookmark); they are numbered anew.
@@ -154,6 +166,16 @@ impl Plan {
             next += 1;
         }
     }
+}
+
+/// Whether a dataset may hold rows after this cut-over.
+fn goes_back(report: &EtlReport, until_ms: Option<i64>) -> bool {
+    let Some(until_ms) = until_ms else { return false };
+    if report.until_ms.is_some_and(|before_ms| before_ms <= until_ms) {
+        return false;
+    }
+    // Days are what the report knows of times.
+    report.last_day.as_deref().is_some_and(|day| *day >= *day_name(until_ms.div_euclid(DAY_MS)))
 }
 
 fn planned(table: &str, index: u32, file: &InputFile) -> PlannedFile {

@@ -12,7 +12,7 @@ use crate::BatchError;
 use crate::dataset::day_of;
 use crate::etl::partition::PartitionCounts;
 use crate::etl::publish::{DataFile, Published, Publisher, newest_manifest};
-use crate::etl::report::EtlReport;
+use crate::etl::report::{EtlReport, FileReport};
 use crate::etl::{Judged, TableBooks, Written, assemble, publish_checked};
 
 /// What a stage counted.
@@ -28,18 +28,19 @@ pub(super) struct StageCounts {
 }
 
 impl StageCounts {
-    pub(super) fn put(&self, out: &mut Records) {
+    pub(super) fn put(&self, out: &mut Records) -> Result<(), BatchError> {
         let json = serde_json::to_vec(self).expect("texts and numbers serialise");
-        out.push(RecordKind::Counts, 0, |_| {}, |bytes| bytes.extend(json));
+        out.push(RecordKind::Counts, 0, |_| {}, |bytes| bytes.extend(json))
     }
 }
 
 /// Tells of the files that were written.
-pub(super) fn put_files(publisher: &Publisher<'_>, out: &mut Records) {
+pub(super) fn put_files(publisher: &Publisher<'_>, out: &mut Records) -> Result<(), BatchError> {
     for file in publisher.take_files() {
         let json = serde_json::to_vec(&file).expect("texts and numbers serialise");
-        out.push(RecordKind::File, 0, |_| {}, |bytes| bytes.extend(json));
+        out.push(RecordKind::File, 0, |_| {}, |bytes| bytes.extend(json))?;
     }
+    Ok(())
 }
 
 /// What was published.
@@ -71,13 +72,21 @@ pub fn publish(
             Some((number, _)) if number == base.number => {}
             newest => return Err(BatchError::Raced { number: newest.map_or(0, |(number, _)| number) }),
         }
-        // What was clean then is read again as rows; everything else of the books is added to them.
-        let of_base = |line: &&crate::etl::report::FileReport| line.table == "interactions";
-        tables[0].files.extend(base.report.files.iter().filter(of_base).cloned());
+        // What was clean then is read again as rows; everything else of the books is added to them, but for the files
+        // that this plan reads again.
+        let (again, kept): (Vec<&FileReport>, Vec<&FileReport>) = base
+            .report
+            .files
+            .iter()
+            .filter(|line| line.table == "interactions")
+            .partition(|line| plan.reads(&line.file));
+        tables[0].files.extend(kept.into_iter().cloned());
         tables[0].by_reason = carried_by_reason;
         folded.duplicates += base.report.interactions.duplicates;
         folded.erased += base.report.filtered_by_reason.get("erased").copied().unwrap_or(0);
+        take_back(&again, &mut folded)?;
     }
+    let is_whole = accounts.iter().all(|account| account.line.failed.is_none());
     for account in accounts {
         let books = &mut tables[usize::from(table_number(&account.line.table))];
         books.files.push(account.line);
@@ -85,6 +94,8 @@ pub fn publish(
             *books.by_reason.entry(reason).or_default() += count;
         }
     }
+    // As a run over everything has them.
+    tables[0].files.sort_by(|a, b| a.file.cmp(&b.file));
     let items = files.iter().filter(|file| file.kind == "catalog").map(|file| file.rows).sum();
     let judged =
         Judged { types: stages.types(), settings: &plan.settings, as_of_ms: plan.as_of_ms, until_ms: plan.until_ms };
@@ -93,8 +104,27 @@ pub fn publish(
     for file in files {
         publisher.keep(file);
     }
-    let published = publish_checked(publisher, &report, store)?;
+    let published = publish_checked(publisher, &report, is_whole, store)?;
     Ok(StageOutcome { report, published })
+}
+
+/// Rows of files that are read again were accepted once already, and stand in the base as clean, duplicates or erased.
+/// Folded again, each is a duplicate of itself (or erased once more): that many are taken back. If somebody was forgotten,
+/// a few may be taken from the one count that belong to the other; the books balance all the same.
+fn take_back(again: &[&FileReport], folded: &mut PartitionCounts) -> Result<(), BatchError> {
+    let accepted: u64 = again.iter().map(|line| line.accepted()).sum();
+    let duplicates = accepted.min(folded.duplicates);
+    let Some(erased) = folded.erased.checked_sub(accepted - duplicates) else {
+        return Err(BatchError::Records {
+            problem: format!(
+                "{} holds other rows than when it was read before: read everything again, without an incremental run",
+                again.iter().map(|line| line.file.as_str()).collect::<Vec<_>>().join(", ")
+            ),
+        });
+    };
+    folded.duplicates -= duplicates;
+    folded.erased = erased;
+    Ok(())
 }
 
 struct Gathered {

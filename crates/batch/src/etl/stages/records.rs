@@ -46,10 +46,18 @@ impl Default for Binary {
 }
 
 impl Binary {
-    /// Adds the string that `put` appends.
-    pub fn push(&mut self, put: impl FnOnce(&mut Vec<u8>)) {
+    /// Adds the string that `put` appends; refused where offsets of 32 bits end.
+    pub fn push(&mut self, put: impl FnOnce(&mut Vec<u8>)) -> Result<(), BatchError> {
+        let before = self.bytes.len();
         put(&mut self.bytes);
-        self.offsets.push(self.bytes.len() as i32);
+        let Ok(end) = i32::try_from(self.bytes.len()) else {
+            self.bytes.truncate(before);
+            return Err(BatchError::Records {
+                problem: "a column of more than 2 GiB: hand smaller batches over".to_owned(),
+            });
+        };
+        self.offsets.push(end);
+        Ok(())
     }
 
     /// The number of strings.
@@ -77,18 +85,18 @@ pub struct Records {
 }
 
 impl Records {
-    /// Adds one.
+    /// Adds one. After an error the records are no longer of use.
     pub fn push(
         &mut self,
         kind: RecordKind,
         part: i64,
         key: impl FnOnce(&mut Vec<u8>),
         row: impl FnOnce(&mut Vec<u8>),
-    ) {
+    ) -> Result<(), BatchError> {
         self.kinds.push(kind as i8);
         self.parts.push(part);
-        self.keys.push(key);
-        self.rows.push(row);
+        self.keys.push(key)?;
+        self.rows.push(row)
     }
 
     /// The number of records.

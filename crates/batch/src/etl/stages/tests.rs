@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::dataset::Dataset;
-use crate::etl::tests::{AS_OF, World};
+use crate::etl::tests::{AS_OF, World, gzip};
 
 /// A fixed stream of words.
 struct Words(u64);
@@ -32,7 +32,7 @@ fn owned(records: &Records) -> Vec<Owned> {
 fn records(rows: &[Owned]) -> Records {
     let mut records = Records::default();
     for (kind, part, key, row) in rows {
-        records.push(*kind, *part, |out| out.extend(key), |out| out.extend(row));
+        records.push(*kind, *part, |out| out.extend(key), |out| out.extend(row)).unwrap();
     }
     records
 }
@@ -104,7 +104,9 @@ fn run(world: &World, store: &MemoryStore, plan: &Plan, seed: u64) -> Result<Sta
         for path in dataset.paths("histories") {
             history_records(&dataset, store, path, each).unwrap();
         }
-        mapped.extend(owned(&carried_quarantine(&dataset).unwrap()));
+        for path in dataset.paths("quarantine") {
+            quarantine_records(&stages, &dataset, store, path, each).unwrap();
+        }
     }
     let mut by_kind: BTreeMap<RecordKind, Vec<Owned>> = BTreeMap::new();
     for row in mapped {
@@ -241,6 +243,119 @@ proptest! {
         let again = run(&world, &store, &plan, seed);
         prop_assert!(matches!(again, Err(BatchError::Raced { .. })), "{:?}", again);
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// A file of which a night left rows to the stream, or refused them for their time, is not known: it is read again,
+    /// and however the cut-over moves from night to night, the outcome is that of a run over everything.
+    #[test]
+    fn however_the_cut_over_moves_an_incremental_run_is_a_whole_run(seed in 0_u64..1 << 40) {
+        let words = &mut Words(seed);
+        let mut world = World::new();
+        world.settings.bot_events_per_day_max = 3;
+        let store = MemoryStore::new();
+        let mut as_of_ms = 1_600_000_000_000;
+        for night in 0..4_i64 {
+            world.file(&format!("interactions-{night}.csv"), events(words, 30));
+            if night == 1 {
+                // A file that could not be read whole, and is mended later.
+                world.file("interactions-cut.csv.gz", &gzip(events(&mut Words(seed), 40).as_bytes())[..150]);
+            }
+            if night == 2 {
+                world.file("interactions-cut.csv.gz", gzip(events(&mut Words(seed), 40).as_bytes()));
+            }
+            // Back at times, and now and then everything.
+            world.until_ms = (words.next(4) > 0).then(|| 1_600_000_000_000 + words.next(9) as i64 * 50_000_000);
+            as_of_ms += words.next(3) as i64 * 100_000_000;
+            let of = |base: Option<&Dataset<'_>>| Plan::new(PlanRequest {
+                input: &world.input(),
+                mapping: world.mapping.clone(),
+                events: EventSettings::default(),
+                settings: world.settings.clone(),
+                as_of_ms: Some(as_of_ms),
+                until_ms: world.until_ms,
+                base,
+            }).unwrap();
+            let dataset = Dataset::current(&store).ok();
+            let mut plan = of(dataset.as_ref());
+            if let Some(base) = plan.base.clone() {
+                plan.keep(|file| !base.report.files.iter().any(|line| {
+                    line.file == file.name && line.bytes == file.size && line.failed.is_none()
+                        && line.after_cut_over == 0 && line.too_new == 0
+                }));
+            }
+            let outcome = run(&world, &store, &plan, seed).unwrap();
+            let everything = MemoryStore::new();
+            let expected = run(&world, &everything, &of(None), seed + 1).unwrap();
+            prop_assert_eq!(&outcome.report, &expected.report);
+            let (mut ours, mut theirs) = (content(&store), content(&everything));
+            ours.2.sort_unstable();
+            theirs.2.sort_unstable();
+            prop_assert_eq!(ours, theirs);
+        }
+    }
+}
+
+/// A night accepted a file that could not be read. It is mended, or gone, by the next night: what was accepted once
+/// does not hold back runs that read whole files only.
+#[test]
+fn a_failure_that_was_accepted_does_not_hold_back_later_runs() {
+    let mut world = World::new();
+    world.file("interactions-0.csv", events(&mut Words(7), 30));
+    world.file("interactions-1.csv.gz", "not gzip");
+    world.file("interactions-2.csv.gz", "no gzip either");
+    let store = MemoryStore::new();
+    run(&world, &store, &plan(&world, None), 1).unwrap();
+    world.settings.keep_going = false;
+    let of_file = |store: &MemoryStore| -> Vec<String> {
+        let dataset = Dataset::current(store).unwrap();
+        dataset.quarantine().unwrap().into_iter().filter(|e| e.code == crate::etl::FILE_CODE).map(|e| e.file).collect()
+    };
+    assert_eq!(of_file(&store), ["interactions-1.csv.gz", "interactions-2.csv.gz"]);
+
+    world.file("interactions-1.csv.gz", gzip(events(&mut Words(8), 30).as_bytes()));
+    let run_again = |keep: fn(&PlannedFile) -> bool| {
+        let dataset = Dataset::current(&store).unwrap();
+        let mut plan = plan(&world, Some(&dataset));
+        plan.keep(keep);
+        run(&world, &store, &plan, 2).unwrap()
+    };
+    let still = run_again(|file| file.name != "interactions-0.csv");
+    assert_eq!(still.published, None, "the plan reads a file that fails");
+    let outcome = run_again(|file| file.name == "interactions-1.csv.gz");
+    assert!(outcome.published.is_some(), "its files were read whole");
+    let failed: Vec<_> = outcome.report.failed_files().map(|line| line.file.as_str()).collect();
+    assert_eq!(failed, ["interactions-2.csv.gz"]);
+    assert_eq!(of_file(&store), ["interactions-2.csv.gz"]);
+    assert_eq!(outcome.report.files.len(), 3, "a line for each file");
+}
+
+/// Every row of a large file is refused under a wrong mapping: no record may grow with the file, and the run ends as the
+/// local one does.
+#[test]
+fn a_file_of_nothing_but_refusals_comes_in_bounded_records_and_ends_as_the_local_run() {
+    let world = World::new();
+    let row = format!("u,i,1600000000,ogle,{}\n", "x".repeat(20_000));
+    world.file("interactions.csv", format!("USER_ID,ITEM_ID,TIMESTAMP,EVENT_TYPE,NOTE\n{}", row.repeat(1_500)));
+    let stages = Arc::new(Stages::new(plan(&world, None)).unwrap());
+    let scratch = world.folder.path().join("scratch");
+    let mut keys = Vec::new();
+    let each = &mut |records: Records| {
+        assert!(records.bytes() < 18 << 20, "{} bytes are handed over together", records.bytes());
+        for record in records.view().iter().filter(|record| record.kind == RecordKind::Quarantine) {
+            assert!(record.row.len() < 9 << 20 && record.row.ends_with(b"\n"), "{} bytes", record.row.len());
+            keys.push(record.key.to_vec());
+        }
+        Ok(())
+    };
+    stages.map_file(0, &world.input().store, &scratch, each).unwrap();
+    assert!(keys.len() > 3 && keys.is_sorted_by(|a, b| a < b), "{keys:?}");
+    let store = MemoryStore::new();
+    let error = run(&world, &store, &plan(&world, None), 3).unwrap_err().to_string();
+    assert_eq!(error, world.run().unwrap_err().to_string());
+    assert!(error.contains("unknown-event-type"), "{error}");
 }
 
 #[test]

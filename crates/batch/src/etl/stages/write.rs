@@ -61,8 +61,7 @@ impl DayWriter {
         let table = days::interactions_table();
         days::publish_day(self.day, &self.rows, &table, &self.stages.types, &publisher, &|_| damaged_row())?;
         self.rows.clear();
-        put_files(&publisher, out);
-        Ok(())
+        put_files(&publisher, out)
     }
 }
 
@@ -101,8 +100,7 @@ impl ItemWriter {
     /// Writes what is held and gives the counts.
     pub fn finish(mut self, store: &dyn ObjectStore, out: &mut Records) -> Result<(), BatchError> {
         self.write(store, out)?;
-        StageCounts { items_replaced: self.replaced, ..StageCounts::default() }.put(out);
-        Ok(())
+        StageCounts { items_replaced: self.replaced, ..StageCounts::default() }.put(out)
     }
 
     fn write(&mut self, store: &dyn ObjectStore, out: &mut Records) -> Result<(), BatchError> {
@@ -111,8 +109,7 @@ impl ItemWriter {
         let (_, replaced) = attributes::publish_items(&self.rows, &table, &publisher, &|_| damaged_row())?;
         self.replaced += replaced;
         self.rows.clear();
-        put_files(&publisher, out);
-        Ok(())
+        put_files(&publisher, out)
     }
 }
 
@@ -169,7 +166,6 @@ impl QuarantineWriter {
         quarantine::publish_lines(&publisher, self.next, &self.lines)?;
         self.next += 1;
         self.lines.clear();
-        put_files(&publisher, out);
-        Ok(())
+        put_files(&publisher, out)
     }
 }
