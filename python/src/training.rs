@@ -24,8 +24,8 @@ use crate::compose;
 use crate::errors::{Raise, input};
 use crate::lake::Lake;
 use crate::settings::Settings;
-use crate::vectors::VectorDatabase;
 use crate::threads::compute;
+use crate::vectors::VectorDatabase;
 
 /// The items of a model.
 #[pyclass(frozen, module = "anabranch._core")]

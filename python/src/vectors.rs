@@ -49,7 +49,12 @@ impl VectorDatabase {
             serde_json::from_str(settings).map_err(|error| input(format!("settings [vectors]: {error}")))?;
         let access = if read_only { Access::ReadOnly } else { Access::ReadWrite };
         let store = py.detach(|| {
-            settings.open(&VectorPlaces { folder: folder.as_deref(), access, seed: compose::seed(), variable: &compose::variable })
+            settings.open(&VectorPlaces {
+                folder: folder.as_deref(),
+                access,
+                seed: compose::seed(),
+                variable: &compose::variable,
+            })
         });
         Ok(Self { store: store.raise()?, users: settings.users })
     }
@@ -145,10 +150,7 @@ impl VectorDatabase {
     fn scan<'py>(&self, py: Python<'py>, collection: (String, String)) -> PyResult<Vec<Found<'py>>> {
         let records = py.detach(|| {
             let mut records = Vec::new();
-            self.store
-                .scan(of(&collection)?, &mut |record| records.push(record))
-                .raise()
-                .map(|()| records)
+            self.store.scan(of(&collection)?, &mut |record| records.push(record)).raise().map(|()| records)
         })?;
         records
             .into_iter()

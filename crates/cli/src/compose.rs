@@ -134,7 +134,12 @@ impl Context {
     /// The vector database of `[vectors]`.
     pub(crate) fn vectors(&self, access: Access) -> Result<Box<dyn VectorStore>, Failure> {
         let folder = self.vectors_folder();
-        let places = VectorPlaces { folder: Some(&folder), access, seed: std::process::id().into(), variable: &|name| std::env::var(name).ok() };
+        let places = VectorPlaces {
+            folder: Some(&folder),
+            access,
+            seed: std::process::id().into(),
+            variable: &|name| std::env::var(name).ok(),
+        };
         Ok(self.settings.vectors.open(&places)?)
     }
 

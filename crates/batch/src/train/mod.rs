@@ -268,8 +268,7 @@ pub fn train(request: &TrainRequest<'_>) -> Result<TrainOutcome, TrainError> {
     let stored = match request.embeddings {
         Some(target) => {
             (request.progress)(TrainProgress { phase: "embed", done: 0, total: 0 });
-            let stored =
-                embeddings::store(target, &version, &training, &learned.model, &title_refs, request.training)?;
+            let stored = embeddings::store(target, &version, &training, &learned.model, &title_refs, request.training)?;
             // The current model is asked for its vectors until another one is promoted.
             let current = request.registry.current()?.pointer.map(|pointer| pointer.version.to_string());
             let in_use: Vec<&str> = std::iter::once(version.as_str()).chain(current.as_deref()).collect();

@@ -4,9 +4,9 @@
 use serde::Deserialize;
 
 use super::VectorError;
+use crate::ErrorKind;
 use crate::lake::S3Options;
 use crate::signed::{PostError, SignedClient};
-use crate::ErrorKind;
 
 /// The name that signatures are made for.
 const SERVICE: &str = "secretsmanager";
@@ -27,7 +27,8 @@ pub(super) fn read(arn: &str, endpoint: Option<&str>, s3: &S3Options) -> Result<
         kind,
     };
     let (partition, region) = region_of(arn).ok_or_else(|| {
-        let problem = format!("[vectors] postgres.secret_arn = {arn:?}: arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME");
+        let problem =
+            format!("[vectors] postgres.secret_arn = {arn:?}: arn:aws:secretsmanager:REGION:ACCOUNT:secret:NAME");
         VectorError::Settings { problem }
     })?;
     let suffix = if partition == "aws-cn" { "amazonaws.com.cn" } else { "amazonaws.com" };
@@ -35,14 +36,14 @@ pub(super) fn read(arn: &str, endpoint: Option<&str>, s3: &S3Options) -> Result<
     let client = SignedClient::new(SERVICE, endpoint.unwrap_or(&own), region, s3, "anabranch-secret")
         .map_err(|problem| failed(problem, ErrorKind::FixInput))?;
     let body = serde_json::json!({ "SecretId": arn }).to_string().into_bytes();
-    let answer = client
-        .post("/", "application/x-amz-json-1.1", Some("secretsmanager.GetSecretValue"), body)
-        .map_err(|error| match error {
+    let answer = client.post("/", "application/x-amz-json-1.1", Some("secretsmanager.GetSecretValue"), body).map_err(
+        |error| match error {
             PostError::Unavailable(detail) => failed(detail, ErrorKind::Retry),
             PostError::Denied(detail) | PostError::Invalid(detail) | PostError::TooLarge(detail) => {
                 failed(detail, ErrorKind::FixInput)
             }
-        })?;
+        },
+    )?;
     if answer.status != 200 {
         let kind = match answer.status {
             429 | 500.. => ErrorKind::Retry,
@@ -52,9 +53,8 @@ pub(super) fn read(arn: &str, endpoint: Option<&str>, s3: &S3Options) -> Result<
         let told: String = String::from_utf8_lossy(&answer.body).chars().take(300).collect();
         return Err(failed(format!("{} {told}", answer.status), kind));
     }
-    login(&answer.body).ok_or_else(|| {
-        failed("it is no JSON object with `password` (and `username`)".to_owned(), ErrorKind::FixInput)
-    })
+    login(&answer.body)
+        .ok_or_else(|| failed("it is no JSON object with `password` (and `username`)".to_owned(), ErrorKind::FixInput))
 }
 
 /// Partition and region of `arn:PARTITION:secretsmanager:REGION:…`.
@@ -94,7 +94,9 @@ mod tests {
         let body = br#"{"ARN":"a","Name":"n","SecretString":"{\"username\":\"anabranch\",\"password\":\"p:w\"}"}"#;
         let found = login(body).map(|login| (login.username, login.password));
         assert_eq!(found, Some((Some("anabranch".to_owned()), "p:w".to_owned())));
-        for bad in [&b"{}"[..], br#"{"SecretString":"plain"}"#, br#"{"SecretString":"{\"username\":\"x\"}"}"#, b"<html>"] {
+        for bad in
+            [&b"{}"[..], br#"{"SecretString":"plain"}"#, br#"{"SecretString":"{\"username\":\"x\"}"}"#, b"<html>"]
+        {
             assert!(login(bad).is_none());
         }
     }

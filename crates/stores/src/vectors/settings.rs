@@ -184,7 +184,8 @@ impl VectorSettings {
         match self.kind {
             VectorKind::Embedded => {
                 let folder = places.folder.ok_or_else(|| VectorError::Settings {
-                    problem: "[vectors] kind = \"embedded\" has no folder here; give one, or name a server's kind".to_owned(),
+                    problem: "[vectors] kind = \"embedded\" has no folder here; give one, or name a server's kind"
+                        .to_owned(),
                 })?;
                 let options = EmbeddedOptions { access: places.access, ..EmbeddedOptions::default() };
                 Ok(Box::new(EmbeddedVectors::open(folder, options)?))
@@ -210,7 +211,7 @@ mod tests {
     use super::*;
     use crate::ErrorKind;
 
-    fn places<'a>(folder: Option<&'a Path>) -> VectorPlaces<'a> {
+    fn places(folder: Option<&Path>) -> VectorPlaces<'_> {
         VectorPlaces { folder, access: Access::ReadWrite, seed: 1, variable: &|_| None }
     }
 

@@ -51,10 +51,7 @@ impl Target {
         let verify = verify_named || config.get_ssl_mode() == SslMode::Require;
         let trust = match (&options.authorities, config.get_ssl_mode()) {
             (Some(_), SslMode::Disable) => {
-                return Err(unusable(
-                    &place,
-                    "authorities are given, yet its URL says sslmode=disable".into(),
-                ));
+                return Err(unusable(&place, "authorities are given, yet its URL says sslmode=disable".into()));
             }
             (Some(pem), _) => Trust::Authorities(pem.clone()),
             (None, _) if verify => Trust::Platform,
