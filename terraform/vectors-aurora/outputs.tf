@@ -25,7 +25,8 @@ output "settings" {
     kind = "postgres"
 
     [vectors.postgres]
-    url = "postgres://anabranch@${aws_rds_cluster.this.endpoint}:${local.port}/${local.database}?sslmode=require"
+    url = "postgres://anabranch@${aws_rds_cluster.this.endpoint}:${local.port}/${local.database}?sslmode=${var.ca_file == "" ? "prefer" : "verify-full"}"
     secret_arn = "${local.secret_arn}"
+    ca_file = "${var.ca_file}"
   TOML
 }

@@ -145,3 +145,14 @@ variable "interface_endpoints" {
     error_message = "interface_endpoints names a service twice."
   }
 }
+
+variable "ca_file" {
+  description = "Certificates (PEM) that the server's must be signed by, as s3://bucket/key that the job may read: the bundle of the region, from AWS. Without them the way to the database is encrypted, and who answers is not verified."
+  type        = string
+  default     = ""
+
+  validation {
+    condition     = var.ca_file == "" || can(regex("^s3://[^/]+/.+$", var.ca_file))
+    error_message = "ca_file is s3://bucket/key."
+  }
+}

@@ -50,9 +50,39 @@ run "closed_and_encrypted" {
   }
 
   assert {
-    condition     = strcontains(output.settings, "postgres://anabranch@vectors.example:5432/anabranch") && !strcontains(output.settings, "sslmode")
-    error_message = "the settings hold no password, and do not turn TLS off"
+    condition = (
+      strcontains(output.settings, "postgres://anabranch@vectors.example:5432/anabranch?sslmode=prefer")
+      && strcontains(output.settings, "secret_arn = \"arn:aws:secretsmanager:eu-west-1:123456789012:secret:vectors\"")
+      && !strcontains(output.settings, "password")
+    )
+    error_message = "the settings name the secret, hold no password, and do not turn TLS off (the server takes nothing else)"
   }
+}
+
+run "the_server_is_verified" {
+  command = apply
+
+  variables {
+    ca_file = "s3://certificates/eu-west-1-bundle.pem"
+  }
+
+  assert {
+    condition = (
+      strcontains(output.settings, "sslmode=verify-full")
+      && strcontains(output.settings, "ca_file = \"s3://certificates/eu-west-1-bundle.pem\"")
+    )
+    error_message = "with certificates the server must be who it says"
+  }
+}
+
+run "certificates_lie_on_s3" {
+  command = plan
+
+  variables {
+    ca_file = "bundle.pem"
+  }
+
+  expect_failures = [var.ca_file]
 }
 
 run "an_alias_is_no_key" {
