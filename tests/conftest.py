@@ -1,5 +1,6 @@
 """A demo-made home, copied for each test, and a stream that can be started, stopped and killed on it."""
 
+import contextlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import boto3
 import pytest
 import xxhash
 import zstandard
@@ -69,6 +71,46 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+MOTO_KEYS = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
+
+
+@contextlib.contextmanager
+def running_moto():
+    """moto's server in place of AWS; its URL, once it answers."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    client = boto3.client("s3", endpoint_url=url, **MOTO_KEYS)
+
+    def answers():
+        try:
+            return client.list_buckets() is not None
+        except Exception:  # noqa: BLE001 - not up yet, in whatever way
+            return False
+
+    try:
+        wait_until("moto answers", answers, 60)
+        yield url
+    finally:
+        server.kill()
+        server.wait()
+
+
+def rust_suite(test, **settings):
+    """Runs an integration test of the workspace, with the features of the Makefile's build, so that nothing is compiled twice; what it printed."""
+    cargo = os.environ.get("CARGO", "cargo")
+    chosen = ["--release", "--locked", "--workspace", "--test", test]
+    has_nextest = subprocess.run([cargo, "nextest", "--version"], capture_output=True, check=False).returncode == 0
+    runner = ["nextest", "run", *chosen, "--no-capture"] if has_nextest else ["test", *chosen, "--", "--nocapture"]
+    clean = {name: value for name, value in environment(PYO3_BUILD_EXTENSION_MODULE="1", **settings).items() if name != "AWS_SESSION_TOKEN"}
+    done = subprocess.run([cargo, *runner], cwd=ROOT, env=clean, capture_output=True, text=True, check=False, timeout=1800)
+    told = done.stdout + done.stderr
+    assert done.returncode == 0 and "skipped: set" not in told, told[-5000:]
+    return told
 
 
 def environment(**more):

@@ -1,35 +1,18 @@
 """Everything on S3: raw files, lake, models and delivered lists in buckets, the state on disk. moto's server stands in."""
 
 import json
-import subprocess
-import sys
 
 import boto3
 import pytest
 
-from conftest import decompress, environment, free_port, wait_until
+from conftest import MOTO_KEYS, decompress, running_moto, rust_suite
 from journeys import SHOP_CUT_OVER, anabranch, run
 
 
 @pytest.fixture
-def s3(tmp_path):
-    port = free_port()
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )
-    url = f"http://127.0.0.1:{port}"
-    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
-    client = boto3.client("s3", endpoint_url=url, region_name="us-east-1", **keys)
-
-    def answers():
-        try:
-            return client.list_buckets() is not None
-        except Exception:  # noqa: BLE001 - not up yet, in whatever way
-            return False
-
-    try:
-        wait_until("moto answers", answers, 60)
+def s3():
+    with running_moto() as url:
+        client = boto3.client("s3", endpoint_url=url, **MOTO_KEYS)
         for bucket in ("raw", "lake", "lists"):
             client.create_bucket(Bucket=bucket)
         yield client, {
@@ -40,9 +23,12 @@ def s3(tmp_path):
             "ANABRANCH__PLACES__LAKE": "s3://lake/shop",
             "ANABRANCH__PLACES__DELIVERED": "s3://lists/live",
         }
-    finally:
-        server.kill()
-        server.wait()
+
+
+def test_the_adapter_conforms():
+    with running_moto() as url:
+        boto3.client("s3", endpoint_url=url, **MOTO_KEYS).create_bucket(Bucket="anabranch-test")
+        rust_suite("s3", ANABRANCH_TEST_S3_ENDPOINT=url, AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test")
 
 
 def keys(client, bucket, prefix):

@@ -10,10 +10,10 @@ import boto3
 import numpy as np
 import pytest
 
-from conftest import ROOT, environment, free_port, wait_until
+from conftest import MOTO_KEYS, ROOT, environment, running_moto
 from journeys import SHOP_CUT_OVER, anabranch, run
 from test_vectors_postgres import PASSWORD, server  # noqa: F401 - a fixture
-from test_vectors_s3 import KEYS, service  # noqa: F401 - a fixture
+from test_vectors_s3 import service  # noqa: F401 - a fixture
 
 wheel = pytest.importorskip("anabranch", reason="the wheel is not installed: `make test` builds it")
 
@@ -139,24 +139,8 @@ def test_the_wheel_says_what_is_wrong(tmp_path):
 @pytest.fixture
 def secrets():
     """moto's Secrets Manager."""
-    port = free_port()
-    moto = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    client = boto3.client("secretsmanager", endpoint_url=f"http://127.0.0.1:{port}", **KEYS)
-
-    def answers():
-        try:
-            return client.list_secrets() is not None
-        except Exception:  # noqa: BLE001 - not up yet, in whatever way
-            return False
-
-    try:
-        wait_until("moto answers", answers, 60)
-        yield client, f"http://127.0.0.1:{port}"
-    finally:
-        moto.kill()
-        moto.wait()
+    with running_moto() as url:
+        yield boto3.client("secretsmanager", endpoint_url=url, **MOTO_KEYS), url
 
 
 def test_the_password_may_lie_in_a_secret(shop, tmp_path, server, secrets):  # noqa: F811
