@@ -1,11 +1,12 @@
 """Everything on S3: raw files, lake, models and delivered lists in buckets, the state on disk. moto's server stands in."""
 
 import json
+import subprocess
 
 import boto3
 import pytest
 
-from conftest import MOTO_KEYS, decompress, running_moto, rust_suite
+from conftest import MOTO_KEYS, decompress, environment, running_moto, rust_suite
 from journeys import SHOP_CUT_OVER, anabranch, run
 
 
