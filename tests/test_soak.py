@@ -13,7 +13,6 @@ import subprocess
 import threading
 import time
 
-
 from conftest import environment
 from journeys import Journey, history_bytes, lines_of, run
 
