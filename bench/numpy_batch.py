@@ -4,8 +4,9 @@ is one array operation (the fold-in's systems are solved together, scores are on
 
 Parsing, base64, histories decoded from bytes and encoded again, weights with a half-life, iALS fold-in, neighbours and
 popularity blended, the 20 best of 41,000 items, a JSON line a record with the fields of ours. The model is random, of
-the same shape; one thread. Prints CPU milliseconds a batch, the median of several. With `gemm` for arguments: the peak of
-this machine's matrix product on one core in GF/s, which bounds the scores of lists that skip nothing.
+the same shape; one thread. Prints CPU milliseconds a batch, the median of several. With `gemm` for arguments: GF/s of
+this machine's matrix products on one core: that of the scores of 1,024 users and 40,000 items of 64 dimensions, which bounds lists that skip nothing,
+and a square one, which need not wait for memory.
 """
 
 import base64
@@ -127,13 +128,14 @@ def handle(model, stored, text):
     return lines
 
 
-def gemm_gflops():
-    square = np.ones((1024, 1024), np.float32)
+def gemm_gflops(rows, inner, columns):
+    left, right = np.ones((rows, inner), np.float32), np.ones((inner, columns), np.float32)
+    out = np.empty((rows, columns), np.float32)
     rates = []
     for _ in range(20):
         begin = time.process_time()
-        square @ square
-        rates.append(2 * 1024**3 / max(time.process_time() - begin, 1e-9) * 1e-9)
+        np.matmul(left, right, out=out)
+        rates.append(2 * rows * inner * columns / max(time.process_time() - begin, 1e-9) * 1e-9)
     return sorted(rates)[-3]
 
 
@@ -153,7 +155,7 @@ def batch_cpu_ms(items, dim, length):
 
 def main():
     if sys.argv[1:] == ["gemm"]:
-        print(json.dumps({"gemmGflops": gemm_gflops()}))
+        print(json.dumps({"scoresGflops": gemm_gflops(1024, 64, 40_000), "squareGflops": gemm_gflops(1024, 1024, 1024)}))
     else:
         print(json.dumps({"cpuMsPerBatch": batch_cpu_ms(*map(int, sys.argv[1:4]))}))
 
