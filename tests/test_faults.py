@@ -214,26 +214,27 @@ def test_a_worker_among_services_that_fail(ministack, kinesalite, workers, proxi
     assert len(histories(wild.dynamo, wild.table)) == USERS
 
 
-class Function:
-    """The function's process behind the Runtime API, which is played here: one invocation at a time, as in a sandbox."""
+class Sandbox:
+    """One process of the function behind the Runtime API, which is played here, with a queue of its own: a request that a
+    killed process has left behind takes nothing from the process after it."""
 
     def __init__(self, name, log, variables):
-        self.name, self.log, self.variables = name, log, variables
         self.waiting, self.answers, self.lock = deque(), {}, threading.Lock()
-        self.starts = 0
-        self.process = None
-        function = self
+        self.ended = False
+        sandbox = self
 
         class Api(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self):
-                while True:
-                    with function.lock:
-                        invocation = function.waiting.popleft() if function.waiting else None
+                while not sandbox.ended:
+                    with sandbox.lock:
+                        invocation = sandbox.waiting.popleft() if sandbox.waiting else None
                     if invocation:
                         break
                     time.sleep(0.005)
+                else:
+                    return
                 self.send_response_only(200)
                 self.send_header("Lambda-Runtime-Aws-Request-Id", invocation[0])
                 self.send_header("Lambda-Runtime-Deadline-Ms", str(int(time.time() * 1000) + 60_000))
@@ -245,8 +246,8 @@ class Function:
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"] or 0))
                 request_id, what = self.path.rsplit("/", 2)[1:]
-                with function.lock:
-                    function.answers[request_id] = (what, body)
+                with sandbox.lock:
+                    sandbox.answers[request_id] = (what, body)
                 self.send_response_only(202)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
@@ -262,52 +263,60 @@ class Function:
 
         self.server = Server(("127.0.0.1", 0), Api)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def start(self):
-        self.starts += 1
         env = environment(
-            **self.variables,
+            **variables,
             AWS_LAMBDA_RUNTIME_API=f"127.0.0.1:{self.server.server_port}",
-            AWS_LAMBDA_FUNCTION_NAME=self.name,
+            AWS_LAMBDA_FUNCTION_NAME=name,
             AWS_LAMBDA_FUNCTION_MEMORY_SIZE="512",
             AWS_LAMBDA_FUNCTION_VERSION="$LATEST",
             AWS_LAMBDA_LOG_STREAM_NAME="l",
             AWS_LAMBDA_LOG_GROUP_NAME="g",
         )
-        with self.log.open("ab") as out:
+        with log.open("ab") as out:
             self.process = subprocess.Popen([BINARY.parent / "stream"], env=env, stdout=out, stderr=subprocess.STDOUT)
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
+        self.ended = True
+        self.server.shutdown()
+        self.server.server_close()
+
+
+class Function:
+    """The function as the service runs it: one sandbox, one invocation at a time, and a new sandbox after a death."""
+
+    def __init__(self, name, log, variables):
+        self.name, self.log, self.variables = name, log, variables
+        self.starts = 0
+        self.sandbox = None
 
     def invoke(self, event, kill_after_s=None):
         """The answer of one invocation, or `None` if it failed or its process ended."""
-        with self.lock:
-            # Whoever asked for an invocation and died is not answered in its place.
-            self.waiting.clear()
-        if self.process is None or self.process.poll() is not None:
-            self.start()
+        if self.sandbox is None:
+            self.starts += 1
+            self.sandbox = Sandbox(self.name, self.log, self.variables)
+        sandbox = self.sandbox
         request_id = str(uuid.uuid4())
-        with self.lock:
-            self.waiting.append((request_id, json.dumps(event).encode()))
+        with sandbox.lock:
+            sandbox.waiting.append((request_id, json.dumps(event).encode()))
         begin = time.monotonic()
         while time.monotonic() - begin < 60:
-            with self.lock:
-                answer = self.answers.pop(request_id, None)
+            with sandbox.lock:
+                answer = sandbox.answers.pop(request_id, None)
             if answer:
                 return json.loads(answer[1]) if answer[0] == "response" else None
-            if kill_after_s is not None and time.monotonic() - begin > kill_after_s:
-                self.process.kill()
-                self.process.wait()
-                return None
-            if self.process.poll() is not None:
+            killed = kill_after_s is not None and time.monotonic() - begin > kill_after_s
+            if killed or sandbox.process.poll() is not None:
+                self.end()
                 return None
             time.sleep(0.002)
         pytest.fail(f"an invocation does not end: {self.log.read_text(errors='replace')[-3000:]}")
 
     def end(self):
-        if self.process and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        self.server.shutdown()
-        self.server.server_close()
+        if self.sandbox:
+            self.sandbox.end()
+            self.sandbox = None
 
 
 def records_of(kinesis, stream):

@@ -14,7 +14,6 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use anabranch_aws::backoff::Patience;
 use anabranch_aws::firehose::sink::FirehoseSink;
 use anabranch_aws::firehose::testing::MemoryFirehose;
 use anabranch_aws::lambda_events::KinesisEvent;
@@ -24,6 +23,7 @@ use anabranch_events::{EventKey, History, HistoryKey, ItemKey};
 use anabranch_lambda::run::{ChainForm, Function, ScratchPool};
 use anabranch_lambda::stream::StreamFunction;
 use anabranch_models::{Kernels, Model};
+use anabranch_stores::backoff::Patience;
 use anabranch_stores::lake::MemoryStore;
 use anabranch_stores::state::commit::Held;
 use anabranch_stream::StreamSettings;

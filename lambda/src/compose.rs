@@ -5,11 +5,11 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use anabranch_aws::backoff::Patience;
 use anabranch_aws::dynamo::histories::{DynamoState, StateParts, StateSettings};
 use anabranch_aws::kinesis::identity;
 use anabranch_aws::sdk::{AwsSettings, Connection};
 use anabranch_models::{Kernels, Model};
+use anabranch_stores::backoff::Patience;
 use anabranch_stores::lake::{ObjectStore, S3Options, StoreOptions, open_store};
 use anabranch_stores::registry::ModelRegistry;
 use anabranch_stream::Clock;

@@ -15,9 +15,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anabranch_aws::backoff::Pause;
 use anabranch_aws::kinesis::dispatch_lease::{DispatchLeaseTable, DispatchLeaseTaker};
 use anabranch_stores::ErrorKind;
+use anabranch_stores::backoff::Pause;
 use anabranch_stream::notify::dispatcher::DispatchStep;
 use anabranch_stream::notify::{Dispatcher, DispatcherParts, NotifyCounts};
 use anabranch_stream::ports::PortError;

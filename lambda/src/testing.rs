@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use anabranch_aws::backoff::Patience;
 use anabranch_aws::firehose::sink::FirehoseSink;
 use anabranch_aws::firehose::testing::MemoryFirehose;
 use anabranch_aws::kinesis::kpl::Aggregator;
@@ -12,6 +11,7 @@ use anabranch_aws::lambda_events::{
     FirehoseEvent, FirehoseRecord, KinesisEvent, KinesisEventRecord, KinesisRecord, KinesisRecordMetadata,
 };
 use anabranch_aws::testing::SimClock;
+use anabranch_stores::backoff::Patience;
 use anabranch_stores::lake::{MemoryStore, ObjectStore};
 use anabranch_stream::StreamSettings;
 use anabranch_stream::notify::Rules;

@@ -16,13 +16,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anabranch_aws::api::{KinesisApi, PutRecord, all_shards};
-use anabranch_aws::backoff::Patience;
 use anabranch_aws::kinesis::fanout::{FanOutReader, FanOutSettings};
 use anabranch_aws::kinesis::producer::{Answer, Producer, ProducerSettings};
 use anabranch_aws::kinesis::reader::{PollSettings, PollingReader};
 use anabranch_aws::kinesis::shards;
 use anabranch_aws::sdk::{AwsSettings, Connection};
 use anabranch_stores::ErrorKind;
+use anabranch_stores::backoff::Patience;
 use anabranch_stream::Clock;
 use anabranch_stream::ports::{Checkpoint, Position, ShardId, ShardReader};
 

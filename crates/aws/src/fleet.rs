@@ -45,12 +45,12 @@ use anabranch_stream::worker::{Step, Worker, WorkerError};
 use anabranch_stream::{Clock, LiveStream};
 
 use crate::api::KinesisApi;
-use crate::backoff::Patience;
 use crate::kinesis::dispatch_lease::{DispatchLeaseTable, DispatchLeaseTaker};
 use crate::kinesis::fanout::{FanOutReader, FanOutSettings};
 use crate::kinesis::frontier::Frontier;
 use crate::kinesis::lease::{LeaseSettings, LeaseTable, LeaseTaker};
 use crate::kinesis::reader::{PollSettings, PollingReader};
+use anabranch_stores::backoff::Patience;
 
 mod coordinate;
 mod dispatch;

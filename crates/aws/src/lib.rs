@@ -4,7 +4,6 @@
 //! |---|---|
 //! | [`api`] | the operations of Kinesis that we use, as small synchronous traits; one error that says what to do |
 //! | [`sdk`] | the way in: one connection over the official SDK, and from it the adapters of every service |
-//! | [`backoff`] | waiting between attempts: doubling, jitter from a seed, a pause that is an argument |
 //! | [`kinesis`] | reading shards (polling, fan-out), aggregates, resharding, leases, producing |
 //! | [`dynamo`] | histories, checkpoints and leases in DynamoDB |
 //! | [`fleet`] | a process's part of a stream's shards: workers on threads, started and stopped as leases come and go |
@@ -17,7 +16,6 @@
 //! seed of its own; only the `sdk` modules know that there is a network.
 
 pub mod api;
-pub mod backoff;
 pub mod dynamo;
 pub mod emf;
 mod failure;

@@ -15,11 +15,11 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use tokio::runtime::Handle;
 
-use crate::backoff::Pause;
 use crate::dynamo::sdk::SdkDynamo;
 use crate::firehose::sdk::SdkFirehose;
 use crate::kinesis::sdk::SdkKinesis;
 use crate::sns::sdk::SdkPublisher;
+use anabranch_stores::backoff::Pause;
 
 /// Where AWS is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,8 +113,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::backoff::Patience;
     use crate::testing::SimClock;
+    use anabranch_stores::backoff::Patience;
 
     /// docs/traps.md, 23: Lambda lets a function have fifteen minutes, Firehose waits five for its transformation.
     #[test]

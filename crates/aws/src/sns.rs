@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use crate::api::{ApiError, ApiErrorKind};
-use crate::backoff::Patience;
+use anabranch_stores::backoff::Patience;
 
 pub mod channel;
 pub mod sdk;

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use anabranch_stream::Clock;
 use anabranch_stream::ports::{PortError, ShardId};
 
-use crate::backoff::Pause;
 use crate::kinesis::dispatch_lease::{DispatchLease, DispatchLeaseTable};
 use crate::kinesis::lease::{Lease, LeaseTable};
+use anabranch_stores::backoff::Pause;
 
 mod kinesis;
 

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use anabranch_aws::api::{ApiErrorKind, KinesisApi, StreamSummary};
-use anabranch_aws::backoff::Patience;
 use anabranch_aws::dynamo::histories::{DynamoState, StateParts, StateSettings};
 use anabranch_aws::dynamo::leases::DynamoLeases;
 use anabranch_aws::fleet::{Fleet, FleetNotify, FleetParts, FleetSettings, Reading};
@@ -17,6 +16,7 @@ use anabranch_batch::dataset::Dataset;
 use anabranch_events::erasure::ErasureKey;
 use anabranch_events::{HistoryKey, codec};
 use anabranch_stores::ErrorKind;
+use anabranch_stores::backoff::Patience;
 use anabranch_stream::Clock;
 use anabranch_stream::notify::Channel;
 use anabranch_stream::shared::SharedParts;

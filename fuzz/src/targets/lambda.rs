@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use anabranch_aws::backoff::Patience;
 use anabranch_aws::firehose::sink::FirehoseSink;
 use anabranch_aws::firehose::testing::MemoryFirehose;
 use anabranch_aws::lambda_events::{FirehoseEvent, KinesisEvent, RESPONSE_BYTES_MAX};
@@ -13,6 +12,7 @@ use anabranch_lambda::run::{ChainForm, Function, ScratchPool};
 use anabranch_lambda::settings::Partition;
 use anabranch_lambda::stream::StreamFunction;
 use anabranch_lambda::transform::TransformFunction;
+use anabranch_stores::backoff::Patience;
 use anabranch_stores::lake::MemoryStore;
 use anabranch_stream::StreamSettings;
 use anabranch_stream::notify::Rules;

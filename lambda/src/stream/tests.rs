@@ -3,7 +3,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_aws::api::ApiErrorKind;
-use anabranch_aws::backoff::Patience;
 use anabranch_aws::dynamo::api::DynamoApi;
 use anabranch_aws::dynamo::histories::{DynamoState, StateParts, StateSettings};
 use anabranch_aws::dynamo::testing::MemoryDynamo;
@@ -12,6 +11,7 @@ use anabranch_aws::firehose::testing::{Hit, MemoryFirehose};
 use anabranch_aws::testing::SimClock;
 use anabranch_events::HistoryKey;
 use anabranch_events::erasure::ErasureKey;
+use anabranch_stores::backoff::Patience;
 use anabranch_stores::lake::MemoryStore;
 use anabranch_stream::StreamSettings;
 use anabranch_stream::ports::{StateStore as _, history};

@@ -34,7 +34,7 @@ use super::api::{DynamoApi, DynamoError, GET_KEYS_MAX, Item, Put, Table, Value};
 use super::item::{self, Base, StoredHistory};
 use super::size;
 use crate::api::{ApiError, ApiErrorKind};
-use crate::backoff::Patience;
+use anabranch_stores::backoff::Patience;
 
 /// Puts that are in memory at once: at a kilobyte each a megabyte, at the largest item 200.
 pub(super) const PUTS_MAX: usize = 512;

@@ -14,9 +14,9 @@ use anabranch_stores::ErrorKind;
 use anabranch_stream::ports::{PortError, ShardId};
 
 use super::api::{Condition, DynamoApi, DynamoError, Got, Item, Table, Update, Value};
-use crate::backoff::Patience;
 use crate::kinesis::dispatch_lease::{DISPATCH_LEASE, DispatchLease, DispatchLeaseTable};
 use crate::kinesis::lease::{Lease, LeaseCheckpoint, LeaseTable};
+use anabranch_stores::backoff::Patience;
 
 pub(super) const KEY: &str = "leaseKey";
 const OWNER: &str = "leaseOwner";

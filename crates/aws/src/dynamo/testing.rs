@@ -13,7 +13,7 @@ use super::api::{
 };
 use super::{item, size};
 use crate::api::{ApiError, ApiErrorKind};
-use crate::backoff::Jitter;
+use anabranch_stores::backoff::Jitter;
 
 /// Items of a page of a scan: few, so that tests page.
 const SCAN_PAGE: usize = 3;

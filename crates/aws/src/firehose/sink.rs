@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use super::pack::{self, RECORD_BYTES_MAX};
 use crate::api::{ApiError, ApiErrorKind};
-use crate::backoff::Patience;
+use anabranch_stores::backoff::Patience;
 
 /// What Firehose did with one record.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use super::pack::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, RECORD_BYTES_MAX};
 use super::sink::{FirehoseApi, RecordOutcome};
 use crate::api::{ApiError, ApiErrorKind};
-use crate::backoff::Jitter;
+use anabranch_stores::backoff::Jitter;
 
 /// What happens to one request.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -16,7 +16,7 @@ use super::backlog::Backlog;
 use super::reader::{Pace, behind_ms};
 use super::shards::starting_position;
 use crate::api::{ApiError, KinesisApi, Pushed, StartingPosition, Subscription};
-use crate::backoff::Patience;
+use anabranch_stores::backoff::Patience;
 
 /// Kinesis refuses a second subscription of a consumer to a shard within five seconds of the first.
 const SUBSCRIBE_INTERVAL_US: u64 = 5_000_000;

@@ -7,7 +7,7 @@
 use anabranch_stores::ErrorKind;
 
 use crate::api::{ApiError, KinesisApi, StreamSummary};
-use crate::backoff::Patience;
+use anabranch_stores::backoff::Patience;
 
 /// What Kinesis says of the stream, asked as often as `patience` allows.
 pub fn describe(api: &dyn KinesisApi, patience: &Patience) -> Result<StreamSummary, ApiError> {

@@ -14,7 +14,7 @@ use anabranch_stream::ports::{SequenceNumber, ShardId};
 
 use super::kpl::Aggregator;
 use crate::api::{ApiError, ApiErrorKind, KinesisApi, PutRecord, PutResult};
-use crate::backoff::Patience;
+use anabranch_stores::backoff::Patience;
 
 /// Characters of a partition key.
 const KEY_CHARS_MAX: usize = 256;

@@ -11,8 +11,8 @@ use proptest::prelude::*;
 use super::fanout::{FanOutReader, FanOutSettings};
 use super::kpl::Aggregator;
 use super::reader::{PollSettings, PollingReader};
-use crate::backoff::{Jitter, Patience};
 use crate::testing::{Faults, SimClock, SimKinesis};
+use anabranch_stores::backoff::{Jitter, Patience};
 
 /// A stream of one shard and what its reader should see.
 pub(super) struct World {

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use super::testing::{Hit, MemoryPublisher};
 use super::*;
-use crate::backoff::Pause;
+use anabranch_stores::backoff::Pause;
 
 const TOPIC: &str = "arn:aws:sns:us-east-1:000000000000:offers";
 

@@ -13,7 +13,7 @@ use crate::api::{
     ApiError, ApiErrorKind, DataRecord, KinesisApi, Pushed, PutRecord, PutResult, READS_PER_SECOND, RecordsPage, Shard,
     ShardPage, StartingPosition, StreamSummary, Subscription, SubscriptionEvent,
 };
-use crate::backoff::Jitter;
+use anabranch_stores::backoff::Jitter;
 
 const FIVE_MINUTES_MS: i64 = 300_000;
 const SUBSCRIBE_AGAIN_MS: i64 = 5_000;

@@ -1,6 +1,6 @@
 //! Chance from a seed.
 
-use anabranch_aws::backoff::Jitter;
+use anabranch_stores::backoff::Jitter;
 
 /// A stream of random choices.
 #[derive(Debug)]

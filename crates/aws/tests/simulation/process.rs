@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use anabranch_aws::api::{KinesisApi, all_shards};
-use anabranch_aws::backoff::Patience;
 use anabranch_aws::dynamo::histories::{DynamoState, StateParts, StateSettings};
 use anabranch_aws::dynamo::leases::DynamoLeases;
 use anabranch_aws::kinesis::fanout::{FanOutReader, FanOutSettings};
@@ -15,6 +14,7 @@ use anabranch_aws::kinesis::shards::plan;
 use anabranch_aws::testing::SimClock;
 use anabranch_events::erasure::ErasureKey;
 use anabranch_stores::ErrorKind;
+use anabranch_stores::backoff::Patience;
 use anabranch_stream::ports::{PortError, ShardId, ShardReader};
 use anabranch_stream::shared::{Shared, SharedParts};
 use anabranch_stream::testing;

@@ -7,9 +7,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use anabranch_aws::api::PutRecord;
-use anabranch_aws::backoff::Patience;
 use anabranch_aws::kinesis::kpl::Aggregator;
 use anabranch_aws::kinesis::producer::{Answer, Producer, ProducerSettings};
+use anabranch_stores::backoff::Patience;
 use md5::{Digest, Md5};
 
 use crate::chance::Chance;

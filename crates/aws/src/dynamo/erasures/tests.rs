@@ -10,10 +10,10 @@ use anabranch_stream::Clock;
 use anabranch_stream::ports::StateStore;
 
 use super::*;
-use crate::backoff::{Patience, Pause};
 use crate::dynamo::api::Value;
 use crate::dynamo::histories::{StateParts, StateSettings};
 use crate::dynamo::testing::{Hit, MemoryDynamo};
+use anabranch_stores::backoff::{Patience, Pause};
 
 const TABLE: &str = "state";
 const NOW_MS: i64 = 1_700_000_000_000;

@@ -10,9 +10,9 @@ use anabranch_stream::testing::state_store_conformance;
 use proptest::prelude::*;
 
 use super::*;
-use crate::backoff::Pause;
 use crate::dynamo::api::{ITEM_BYTES_MAX, Item};
 use crate::dynamo::testing::{Faults, Hit, MemoryDynamo};
+use anabranch_stores::backoff::Pause;
 
 const TABLE: &str = "state";
 const NOW_MS: i64 = 1_700_000_000_000;

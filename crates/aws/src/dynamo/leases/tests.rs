@@ -2,8 +2,8 @@
 use anabranch_stream::ports::{Position, SequenceNumber};
 
 use super::*;
-use crate::backoff::Pause;
 use crate::dynamo::testing::{Faults, Hit, MemoryDynamo};
+use anabranch_stores::backoff::Pause;
 
 #[derive(Debug)]
 struct NoPause;

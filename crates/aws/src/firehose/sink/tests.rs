@@ -4,8 +4,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::backoff::Pause;
 use crate::firehose::testing::{Faults, Hit, MemoryFirehose};
+use anabranch_stores::backoff::Pause;
 
 #[derive(Debug)]
 struct NoPause;

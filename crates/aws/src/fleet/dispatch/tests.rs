@@ -13,7 +13,6 @@ use anabranch_stream::worker::{Step, Worker};
 use anabranch_stream::{Clock as _, StreamSettings};
 
 use super::*;
-use crate::backoff::{Jitter, Patience};
 use crate::dynamo::histories::{DynamoState, StateParts, StateSettings};
 use crate::dynamo::leases::DynamoLeases;
 use crate::dynamo::testing::{Faults, MemoryDynamo};
@@ -23,6 +22,7 @@ use crate::kinesis::frontier::Frontier;
 use crate::kinesis::lease::{LeaseSettings, LeaseTaker};
 use crate::kinesis::reader::{PollSettings, PollingReader};
 use crate::testing::{SimClock, SimKinesis};
+use anabranch_stores::backoff::{Jitter, Patience};
 
 const FAILOVER_MS: u64 = 9_000;
 const TICK_MS: u64 = 1_000;

@@ -8,9 +8,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::api::{KinesisApi, all_shards};
-use crate::backoff::Jitter;
 use crate::kinesis::shards::plan;
 use crate::testing::{MemoryLeases, SimClock, SimKinesis};
+use anabranch_stores::backoff::Jitter;
 
 fn state(id: u64, status: ShardStatus) -> ShardState {
     let checkpoint = Checkpoint::After(Position::START);

@@ -217,3 +217,23 @@ pub trait S3VectorsApi: Send + Sync + Debug {
     /// One page of the nearest vectors, nearest first, approximately.
     fn query_vectors(&self, index: &str, query: &QueryVectors<'_>) -> Result<Page<FoundVector>, ApiError>;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn throttling_and_silence_pass_and_nothing_else_does() {
+        let passing = [ApiErrorKind::Throttled, ApiErrorKind::Unavailable];
+        let lasting = [
+            ApiErrorKind::NotFound,
+            ApiErrorKind::Conflict,
+            ApiErrorKind::Quota,
+            ApiErrorKind::Denied,
+            ApiErrorKind::Invalid,
+            ApiErrorKind::Unreadable,
+        ];
+        assert!(passing.into_iter().all(|kind| ApiError::new(kind, "").is_passing()));
+        assert!(!lasting.into_iter().any(|kind| ApiError::new(kind, "").is_passing()));
+    }
+}

@@ -12,8 +12,8 @@ use super::api::{
     PutVector, QueryVectors, S3VectorsApi, StoredVector,
 };
 use super::options::S3VectorsOptions;
-use super::retry::Pause;
 use crate::ErrorKind;
+use crate::backoff::Pause;
 use crate::own_runtime::OwnRuntime;
 use crate::signed::{PostError, SignedClient};
 use crate::vectors::VectorError;

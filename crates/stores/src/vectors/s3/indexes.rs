@@ -27,7 +27,7 @@ impl S3Vectors {
     pub(super) fn load(&self, collection: Collection<'_>) -> Result<Option<Arc<Shape>>, VectorError> {
         let Some(main) = main_index(collection) else { return Ok(None) };
         self.forget(&main);
-        let info = self.retry.run(|| self.api.get_index(&main));
+        let info = self.patience.run(ApiError::is_passing, || self.api.get_index(&main));
         let info = match info {
             Err(ApiError { kind: ApiErrorKind::NotFound, .. }) => return Ok(None),
             other => other.map_err(|error| self.failed("look at an index of", error))?,
@@ -101,11 +101,11 @@ impl S3Vectors {
 
     pub(super) fn make_index(&self, name: &str, dimension: usize) -> Result<(), VectorError> {
         let index = CreateIndex { name, dimension, non_filterable: &NON_FILTERABLE };
-        match self.retry.run(|| self.api.create_index(&index)) {
+        match self.patience.run(ApiError::is_passing, || self.api.create_index(&index)) {
             Ok(()) => Ok(()),
             // Of this call, whose answer was lost, or of another writer; either is what was wanted if it has that form.
             Err(error) if error.kind == ApiErrorKind::Conflict => {
-                let found = self.retry.run(|| self.api.get_index(name));
+                let found = self.patience.run(ApiError::is_passing, || self.api.get_index(name));
                 let fits = found.is_ok_and(|found| found.dimension == dimension && found.distance_metric == "cosine");
                 if fits { Ok(()) } else { Err(self.failed("make an index in", error)) }
             }
@@ -115,7 +115,7 @@ impl S3Vectors {
 
     /// Removes an index that may be gone already.
     pub(super) fn remove_index(&self, name: &str) -> Result<(), VectorError> {
-        match self.retry.run(|| self.api.delete_index(name)) {
+        match self.patience.run(ApiError::is_passing, || self.api.delete_index(name)) {
             Ok(()) | Err(ApiError { kind: ApiErrorKind::NotFound, .. }) => Ok(()),
             Err(error) => Err(self.failed("remove an index of", error)),
         }

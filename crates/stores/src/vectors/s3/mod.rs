@@ -25,7 +25,6 @@ mod names;
 mod options;
 mod parallel;
 mod record;
-mod retry;
 mod search;
 mod store;
 pub mod testing;
@@ -38,5 +37,4 @@ pub use api::{
 };
 pub use http::HttpS3Vectors;
 pub use options::S3VectorsOptions;
-pub use retry::Pause;
 pub use store::S3Vectors;

@@ -19,8 +19,8 @@ use super::names::{PARTS_MAX, dot_index, main_index, parse, prefix_of};
 use super::options::S3VectorsOptions;
 use super::parallel::in_parallel;
 use super::record::{from_stored, to_stored};
-use super::retry::{Pause, Retry};
 use crate::ErrorKind;
+use crate::backoff::{Patience, Pause};
 use crate::vectors::port::check_records;
 use crate::vectors::score::unit;
 use crate::vectors::{Collection, Hit, Search, VectorError, VectorRecord, VectorStore};
@@ -42,7 +42,7 @@ const ENVELOPE_BYTES: usize = 1024;
 pub struct S3Vectors {
     pub(super) api: Arc<dyn S3VectorsApi>,
     pub(super) options: S3VectorsOptions,
-    pub(super) retry: Retry,
+    pub(super) patience: Patience,
     /// What searches know of collections. An entry may be out of date; a search that fails on one reads it anew.
     pub(super) shapes: Mutex<HashMap<String, Arc<Shape>>>,
 }
@@ -77,8 +77,9 @@ impl S3Vectors {
 
     /// The same over any implementation of the operations; `pause` waits between attempts.
     pub fn over(api: Arc<dyn S3VectorsApi>, pause: Arc<dyn Pause>, options: S3VectorsOptions) -> Self {
-        let retry = Retry::new(options.attempts_max.max(1), pause, options.jitter_seed);
-        Self { api, options, retry, shapes: Mutex::default() }
+        let mut patience = Patience::new(pause, options.jitter_seed);
+        patience.attempts_max = options.attempts_max;
+        Self { api, options, patience, shapes: Mutex::default() }
     }
 
     /// One call, tried again while the trouble is passing.
@@ -87,7 +88,7 @@ impl S3Vectors {
         action: &'static str,
         call: impl Fn(&dyn S3VectorsApi) -> Result<R, ApiError>,
     ) -> Result<R, VectorError> {
-        self.retry.run(|| call(&*self.api)).map_err(|error| self.failed(action, error))
+        self.patience.run(ApiError::is_passing, || call(&*self.api)).map_err(|error| self.failed(action, error))
     }
 
     pub(super) fn failed(&self, action: &'static str, error: ApiError) -> VectorError {

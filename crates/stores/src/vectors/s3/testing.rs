@@ -5,7 +5,6 @@
 //! first may end early.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
@@ -17,7 +16,7 @@ use super::api::{
     METADATA_KEYS_MAX, PUT_VECTORS_MAX, Page, PutVector, QueryVectors, REQUEST_BYTES_MAX, S3VectorsApi, SEGMENTS_MAX,
     StoredVector,
 };
-use super::retry::{Pause, chance};
+use crate::backoff::{Jitter, Pause};
 use crate::vectors::Metadata;
 
 /// Most vectors of one query.
@@ -43,7 +42,7 @@ pub struct Behaviour {
 #[derive(Debug)]
 pub struct MemoryS3Vectors {
     behaviour: Behaviour,
-    chance: AtomicU64,
+    chance: Jitter,
     indexes: Mutex<BTreeMap<String, Index>>,
 }
 
@@ -65,7 +64,7 @@ impl Pause for NoPause {
 impl MemoryS3Vectors {
     /// An empty bucket.
     pub fn new(behaviour: Behaviour) -> Self {
-        Self { behaviour, chance: AtomicU64::new(behaviour.seed), indexes: Mutex::default() }
+        Self { behaviour, chance: Jitter::new(behaviour.seed), indexes: Mutex::default() }
     }
 
     /// Names of all indexes.
@@ -79,7 +78,7 @@ impl MemoryS3Vectors {
 
     /// Applies a call, unless chance lets it fail before or, with its effect, after.
     fn call<R>(&self, apply: impl FnOnce(&mut BTreeMap<String, Index>) -> Result<R, ApiError>) -> Result<R, ApiError> {
-        let fault = chance(&self.chance) % 3000;
+        let fault = self.chance.below(3000);
         if fault >= 3 * self.behaviour.failures_per_mille {
             return apply(&mut self.indexes());
         }

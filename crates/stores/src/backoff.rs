@@ -33,6 +33,17 @@ impl Patience {
         Self { first_ms: 50, longest_ms: 3_200, attempts_max: 8, pause, jitter: Arc::new(Jitter::new(seed)) }
     }
 
+    /// Runs `call` until it succeeds, fails with an error that does not pass, or was tried often enough.
+    pub fn run<R, E>(&self, passes: impl Fn(&E) -> bool, call: impl Fn() -> Result<R, E>) -> Result<R, E> {
+        let mut attempt = 1;
+        loop {
+            match call() {
+                Err(error) if passes(&error) && self.wait_after(attempt) => attempt += 1,
+                other => return other,
+            }
+        }
+    }
+
     /// Waits before attempt `attempt` + 1, counted from 1. `false`, at once, if there is none.
     pub fn wait_after(&self, attempt: u32) -> bool {
         if attempt >= self.attempts_max {
@@ -103,6 +114,22 @@ mod tests {
         assert_eq!((attempts, waits.len()), (7, 7));
         for (wait, step) in waits.iter().zip([50, 100, 200, 400, 800, 1600, 3200]) {
             assert!((step / 2..=step).contains(wait), "{wait} for {step}");
+        }
+    }
+
+    #[test]
+    fn passing_trouble_is_waited_out_and_the_rest_is_not() {
+        for (error, attempts) in [("passing", 8), ("for good", 1)] {
+            let tried = Mutex::new(0);
+            let patience = Patience::new(Arc::new(Noted::default()), 7);
+            let failed = patience.run(
+                |error| *error == "passing",
+                || {
+                    *tried.lock().unwrap() += 1;
+                    Err::<(), _>(error)
+                },
+            );
+            assert_eq!((failed, tried.into_inner().unwrap()), (Err(error), attempts));
         }
     }
 
