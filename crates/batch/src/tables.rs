@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use anabranch_stores::parquet::column_reader;
 use bytes::Bytes;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
@@ -164,7 +165,7 @@ impl TableReader {
             let mut columns = Vec::new();
             for index in 0..group.num_columns().min(count) {
                 let optional = group.metadata().column(index).column_descr().max_def_level() > 0;
-                columns.push(match group.get_column_reader(index)? {
+                columns.push(match column_reader(&*group, index)? {
                     ColumnReader::ByteArrayColumnReader(r) => {
                         let (values, present) = all(r, rows, optional)?;
                         Column::Text { values, present }
@@ -193,7 +194,7 @@ fn all<T: DataType>(
     rows: usize,
     optional: bool,
 ) -> Result<(Vec<T::T>, Vec<i16>), ParquetError> {
-    let (mut values, mut present) = (Vec::with_capacity(rows), Vec::new());
+    let (mut values, mut present) = (Vec::new(), Vec::new()); // the count is the file's claim
     let mut read = 0;
     while read < rows {
         let (records, _, _) = reader.read_records(rows - read, Some(&mut present), None, &mut values)?;

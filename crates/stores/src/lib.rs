@@ -4,6 +4,7 @@
 //! - [`backoff`]: waiting between attempts, for whoever calls a service.
 //! - [`lake`]: objects under paths, in a folder or in S3; create-only writes are what makes
 //!   delivery exactly-once.
+//! - [`parquet`]: columns of Parquet files that may be damaged.
 //! - [`registry`]: published model snapshots and the numbered pointers that say which is current.
 //! - [`vectors`]: embeddings with metadata; similar items by an HNSW index on LMDB, by PostgreSQL with pgvector, by
 //!   Amazon S3 Vectors.
@@ -11,6 +12,7 @@
 pub mod backoff;
 pub mod history_file;
 pub mod lake;
+pub mod parquet;
 pub mod registry;
 pub mod state;
 pub mod vectors;

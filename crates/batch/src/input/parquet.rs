@@ -11,6 +11,7 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anabranch_events::{Rejection, RejectionCode, wire};
+use anabranch_stores::parquet::column_reader;
 use bytes::Bytes;
 use parquet::basic::{ConvertedType, LogicalType, TimeUnit};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
@@ -155,7 +156,7 @@ impl ParquetSource {
         let row_count = usize::try_from(metadata.num_rows()).unwrap_or(0);
         let mut readers = guarded(|| {
             let row_group = self.reader.get_row_group(group)?;
-            self.columns.iter().map(|column| row_group.get_column_reader(column.leaf)).collect::<Result<Vec<_>, _>>()
+            self.columns.iter().map(|column| column_reader(&*row_group, column.leaf)).collect::<Result<Vec<_>, _>>()
         })
         .map_err(in_group)?;
         let mut batches: Vec<Batch> = self.columns.iter().map(|_| Batch::default()).collect();

@@ -11,6 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, LazyLock};
 
 use anabranch_events::{Recommendation, RecommendedItem};
+use anabranch_stores::parquet::column_reader;
 use bytes::Bytes;
 use parquet::basic::{Compression as Codec, GzipLevel, ZstdLevel};
 use parquet::column::reader::get_typed_column_reader;
@@ -291,7 +292,7 @@ type Column<T> = (Vec<T>, Vec<i16>, Vec<i16>);
 
 /// Values, definition levels and repetition levels of a column.
 fn read<T: DataType>(group: &dyn RowGroupReader, index: usize, count: usize) -> Result<Column<T::T>, ParquetError> {
-    let mut reader = get_typed_column_reader::<T>(group.get_column_reader(index)?);
+    let mut reader = get_typed_column_reader::<T>(column_reader(group, index)?);
     let (mut values, mut present, mut repeated) = (Vec::new(), Vec::new(), Vec::new());
     let mut rows = 0;
     while rows < count {
