@@ -35,6 +35,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anabranch_stores::ErrorKind;
+use anabranch_stores::backoff::Patience;
 use anabranch_stream::crew::{Crew, Failed};
 use anabranch_stream::models::{ModelPoll, ModelSource};
 use anabranch_stream::notify::{DispatcherParts, Outbox};
@@ -50,7 +51,6 @@ use crate::kinesis::fanout::{FanOutReader, FanOutSettings};
 use crate::kinesis::frontier::Frontier;
 use crate::kinesis::lease::{LeaseSettings, LeaseTable, LeaseTaker};
 use crate::kinesis::reader::{PollSettings, PollingReader};
-use anabranch_stores::backoff::Patience;
 
 mod coordinate;
 mod dispatch;

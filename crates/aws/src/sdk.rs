@@ -15,11 +15,12 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use tokio::runtime::Handle;
 
+use anabranch_stores::backoff::Pause;
+
 use crate::dynamo::sdk::SdkDynamo;
 use crate::firehose::sdk::SdkFirehose;
 use crate::kinesis::sdk::SdkKinesis;
 use crate::sns::sdk::SdkPublisher;
-use anabranch_stores::backoff::Pause;
 
 /// Where AWS is.
 #[derive(Clone, Debug, PartialEq, Eq)]

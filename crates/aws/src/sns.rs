@@ -11,8 +11,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
-use crate::api::{ApiError, ApiErrorKind};
 use anabranch_stores::backoff::Patience;
+
+use crate::api::{ApiError, ApiErrorKind};
 
 pub mod channel;
 pub mod sdk;

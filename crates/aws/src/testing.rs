@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use anabranch_stores::backoff::Pause;
 use anabranch_stream::Clock;
 use anabranch_stream::ports::{PortError, ShardId};
 
 use crate::kinesis::dispatch_lease::{DispatchLease, DispatchLeaseTable};
 use crate::kinesis::lease::{Lease, LeaseTable};
-use anabranch_stores::backoff::Pause;
 
 mod kinesis;
 

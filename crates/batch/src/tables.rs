@@ -194,7 +194,7 @@ fn all<T: DataType>(
     rows: usize,
     optional: bool,
 ) -> Result<(Vec<T::T>, Vec<i16>), ParquetError> {
-    let (mut values, mut present) = (Vec::new(), Vec::new()); // the count is the file's claim
+    let (mut values, mut present) = (Vec::with_capacity(rows.min(GROUP_ROWS)), Vec::new()); // the count is the file's claim
     let mut read = 0;
     while read < rows {
         let (records, _, _) = reader.read_records(rows - read, Some(&mut present), None, &mut values)?;

@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex};
 use anabranch_events::erasure::ErasureKey;
 use anabranch_events::{EventTypes, History, HistoryKey, codec};
 use anabranch_stores::ErrorKind;
+use anabranch_stores::backoff::Patience;
 use anabranch_stores::state::commit::Held;
 use anabranch_stores::state::outbox::Place;
 use anabranch_stream::Clock;
@@ -34,7 +35,6 @@ use super::api::{DynamoApi, DynamoError, GET_KEYS_MAX, Item, Put, Table, Value};
 use super::item::{self, Base, StoredHistory};
 use super::size;
 use crate::api::{ApiError, ApiErrorKind};
-use anabranch_stores::backoff::Patience;
 
 /// Puts that are in memory at once: at a kilobyte each a megabyte, at the largest item 200.
 pub(super) const PUTS_MAX: usize = 512;

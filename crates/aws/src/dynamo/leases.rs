@@ -11,12 +11,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anabranch_stores::ErrorKind;
+use anabranch_stores::backoff::Patience;
 use anabranch_stream::ports::{PortError, ShardId};
 
 use super::api::{Condition, DynamoApi, DynamoError, Got, Item, Table, Update, Value};
 use crate::kinesis::dispatch_lease::{DISPATCH_LEASE, DispatchLease, DispatchLeaseTable};
 use crate::kinesis::lease::{Lease, LeaseCheckpoint, LeaseTable};
-use anabranch_stores::backoff::Patience;
 
 pub(super) const KEY: &str = "leaseKey";
 const OWNER: &str = "leaseOwner";
@@ -42,21 +42,17 @@ impl DynamoLeases {
     }
 
     /// Runs a write until it is answered. Whether its condition held.
-    fn held(&self, what: &str, write: &mut dyn FnMut() -> Result<(), DynamoError>) -> Result<bool, PortError> {
-        let mut attempt = 1;
-        loop {
-            match write() {
-                Ok(()) => return Ok(true),
-                Err(DynamoError::ConditionFailed(_)) => return Ok(false),
-                Err(error) if error.is_passing() && self.patience.wait_after(attempt) => attempt += 1,
-                Err(error) => return Err(error.into_port(what)),
-            }
+    fn held(&self, what: &str, write: impl Fn() -> Result<(), DynamoError>) -> Result<bool, PortError> {
+        match self.patience.run(DynamoError::is_passing, write) {
+            Ok(()) => Ok(true),
+            Err(DynamoError::ConditionFailed(_)) => Ok(false),
+            Err(error) => Err(error.into_port(what)),
         }
     }
 
     fn update(&self, lease: &Lease, condition: Condition, what: &str) -> Result<bool, PortError> {
         let update = update_of(lease, condition);
-        self.held(what, &mut || self.api.update(&self.table, update.clone()))
+        self.held(what, || self.api.update(&self.table, update.clone()))
     }
 }
 
@@ -64,21 +60,16 @@ impl LeaseTable for DynamoLeases {
     fn leases(&self) -> Result<Vec<Lease>, PortError> {
         let mut leases = Vec::new();
         let mut from = None;
-        let mut attempt = 1;
         loop {
-            match self.api.scan(&self.table, from.clone()) {
-                Ok(page) => {
-                    for item in page.items.iter().filter(|item| !is_dispatch(item)) {
-                        leases.push(lease_of(item)?);
-                    }
-                    if page.next.is_none() {
-                        return Ok(leases);
-                    }
-                    (from, attempt) = (page.next, 1);
-                }
-                Err(error) if error.is_passing() && self.patience.wait_after(attempt) => attempt += 1,
-                Err(error) => return Err(error.into_port("reading leases")),
+            let page = self.patience.run(DynamoError::is_passing, || self.api.scan(&self.table, from.clone()));
+            let page = page.map_err(|error| error.into_port("reading leases"))?;
+            for item in page.items.iter().filter(|item| !is_dispatch(item)) {
+                leases.push(lease_of(item)?);
             }
+            if page.next.is_none() {
+                return Ok(leases);
+            }
+            from = page.next;
         }
     }
 
@@ -93,7 +84,7 @@ impl LeaseTable for DynamoLeases {
     fn remove(&self, key: ShardId, expected_counter: u64) -> Result<bool, PortError> {
         let condition = Condition::Equals(COUNTER, Value::number(expected_counter));
         let key = Value::S(key.to_string());
-        self.held("removing a lease", &mut || self.api.delete(&self.table, key.clone(), condition.clone()))
+        self.held("removing a lease", || self.api.delete(&self.table, key.clone(), condition.clone()))
     }
 }
 
@@ -127,7 +118,7 @@ impl DispatchLeaseTable for DynamoLeases {
             None => remove.push(OWNER),
         }
         let update = Update { key: dispatch_key(), set, remove, condition };
-        self.held("writing the lease of notifications", &mut || self.api.update(&self.table, update.clone()))
+        self.held("writing the lease of notifications", || self.api.update(&self.table, update.clone()))
     }
 }
 

@@ -7,13 +7,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Mutex;
 
+use anabranch_stores::backoff::Jitter;
+
 use super::api::{
     Condition, DynamoApi, DynamoError, GET_BYTES_MAX, GET_KEYS_MAX, Got, ITEM_BYTES_MAX, Item, KEY_BYTES_MAX, Put,
     Scanned, Table, Update, Value,
 };
 use super::{item, size};
 use crate::api::{ApiError, ApiErrorKind};
-use anabranch_stores::backoff::Jitter;
 
 /// Items of a page of a scan: few, so that tests page.
 const SCAN_PAGE: usize = 3;

@@ -8,9 +8,10 @@
 use std::fmt::Debug;
 use std::ops::Range;
 
+use anabranch_stores::backoff::Patience;
+
 use super::pack::{self, RECORD_BYTES_MAX};
 use crate::api::{ApiError, ApiErrorKind};
-use anabranch_stores::backoff::Patience;
 
 /// What Firehose did with one record.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,10 +5,11 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
+use anabranch_stores::backoff::Jitter;
+
 use super::pack::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, RECORD_BYTES_MAX};
 use super::sink::{FirehoseApi, RecordOutcome};
 use crate::api::{ApiError, ApiErrorKind};
-use anabranch_stores::backoff::Jitter;
 
 /// What happens to one request.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_stores::backoff::Patience;
 use anabranch_stream::Clock;
 use anabranch_stream::ports::{Page, PortError, Position, SequenceNumber, ShardId, ShardReader};
 
@@ -16,7 +17,6 @@ use super::backlog::Backlog;
 use super::reader::{Pace, behind_ms};
 use super::shards::starting_position;
 use crate::api::{ApiError, KinesisApi, Pushed, StartingPosition, Subscription};
-use anabranch_stores::backoff::Patience;
 
 /// Kinesis refuses a second subscription of a consumer to a shard within five seconds of the first.
 const SUBSCRIBE_INTERVAL_US: u64 = 5_000_000;

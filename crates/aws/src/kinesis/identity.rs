@@ -5,19 +5,13 @@
 //! for a worker and for a function alike: both ask Kinesis.
 
 use anabranch_stores::ErrorKind;
+use anabranch_stores::backoff::Patience;
 
 use crate::api::{ApiError, KinesisApi, StreamSummary};
-use anabranch_stores::backoff::Patience;
 
 /// What Kinesis says of the stream, asked as often as `patience` allows.
 pub fn describe(api: &dyn KinesisApi, patience: &Patience) -> Result<StreamSummary, ApiError> {
-    let mut attempt = 1;
-    loop {
-        match api.describe() {
-            Err(error) if error.kind.kind() == ErrorKind::Retry && patience.wait_after(attempt) => attempt += 1,
-            answer => return answer,
-        }
-    }
+    patience.run(|error: &ApiError| error.kind.kind() == ErrorKind::Retry, || api.describe())
 }
 
 /// The namespace of the stream of this name.

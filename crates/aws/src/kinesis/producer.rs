@@ -10,11 +10,11 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use anabranch_stores::backoff::Patience;
 use anabranch_stream::ports::{SequenceNumber, ShardId};
 
 use super::kpl::Aggregator;
 use crate::api::{ApiError, ApiErrorKind, KinesisApi, PutRecord, PutResult};
-use anabranch_stores::backoff::Patience;
 
 /// Characters of a partition key.
 const KEY_CHARS_MAX: usize = 256;

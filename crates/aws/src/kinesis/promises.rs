@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use anabranch_stores::ErrorKind;
+use anabranch_stores::backoff::{Jitter, Patience};
 use anabranch_stream::Clock;
 use anabranch_stream::ports::{Page, Position, Record, SequenceNumber, ShardId, ShardReader};
 use proptest::prelude::*;
@@ -12,7 +13,6 @@ use super::fanout::{FanOutReader, FanOutSettings};
 use super::kpl::Aggregator;
 use super::reader::{PollSettings, PollingReader};
 use crate::testing::{Faults, SimClock, SimKinesis};
-use anabranch_stores::backoff::{Jitter, Patience};
 
 /// A stream of one shard and what its reader should see.
 pub(super) struct World {

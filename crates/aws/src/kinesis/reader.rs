@@ -8,13 +8,13 @@
 
 use std::sync::Arc;
 
+use anabranch_stores::backoff::Patience;
 use anabranch_stream::Clock;
 use anabranch_stream::ports::{Page, PortError, Position, ShardId, ShardReader};
 
 use super::backlog::Backlog;
 use super::shards::starting_position;
 use crate::api::{ApiError, ApiErrorKind, GET_RECORDS_MAX, KinesisApi, READS_PER_SECOND};
-use anabranch_stores::backoff::Patience;
 
 /// How often a shard is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,10 @@
 #![allow(clippy::unwrap_used)]
 use std::sync::Arc;
 
+use anabranch_stores::backoff::Pause;
+
 use super::testing::{Hit, MemoryPublisher};
 use super::*;
-use anabranch_stores::backoff::Pause;
 
 const TOPIC: &str = "arn:aws:sns:us-east-1:000000000000:offers";
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use anabranch_stores::backoff::Jitter;
 use anabranch_stream::Clock;
 use anabranch_stream::ports::{SequenceNumber, ShardId};
 use md5::{Digest, Md5};
@@ -13,7 +14,6 @@ use crate::api::{
     ApiError, ApiErrorKind, DataRecord, KinesisApi, Pushed, PutRecord, PutResult, READS_PER_SECOND, RecordsPage, Shard,
     ShardPage, StartingPosition, StreamSummary, Subscription, SubscriptionEvent,
 };
-use anabranch_stores::backoff::Jitter;
 
 const FIVE_MINUTES_MS: i64 = 300_000;
 const SUBSCRIBE_AGAIN_MS: i64 = 5_000;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anabranch_events::erasure::ErasureKey;
 use anabranch_events::{Alias, Entry, EventKey, EventSettings, History, ItemKey, codec};
 use anabranch_stores::ErrorKind;
+use anabranch_stores::backoff::{Patience, Pause};
 use anabranch_stores::state::commit::Held;
 use anabranch_stream::Clock;
 use anabranch_stream::ports::StateStore;
@@ -13,7 +14,6 @@ use super::*;
 use crate::dynamo::api::Value;
 use crate::dynamo::histories::{StateParts, StateSettings};
 use crate::dynamo::testing::{Hit, MemoryDynamo};
-use anabranch_stores::backoff::{Patience, Pause};
 
 const TABLE: &str = "state";
 const NOW_MS: i64 = 1_700_000_000_000;

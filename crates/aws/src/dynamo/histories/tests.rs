@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anabranch_events::{Entry, EventKey, EventSettings, EventTypes, History, HistoryKey, ItemKey, codec};
 use anabranch_stores::ErrorKind;
+use anabranch_stores::backoff::Pause;
 use anabranch_stores::state::commit::Held;
 use anabranch_stream::ports::{Checkpoint, Commit, Position, SequenceNumber, ShardId, StateStore};
 use anabranch_stream::testing::state_store_conformance;
@@ -12,7 +13,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::dynamo::api::{ITEM_BYTES_MAX, Item};
 use crate::dynamo::testing::{Faults, Hit, MemoryDynamo};
-use anabranch_stores::backoff::Pause;
 
 const TABLE: &str = "state";
 const NOW_MS: i64 = 1_700_000_000_000;

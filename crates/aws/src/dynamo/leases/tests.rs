@@ -1,9 +1,9 @@
 #![allow(clippy::unwrap_used)]
+use anabranch_stores::backoff::Pause;
 use anabranch_stream::ports::{Position, SequenceNumber};
 
 use super::*;
 use crate::dynamo::testing::{Faults, Hit, MemoryDynamo};
-use anabranch_stores::backoff::Pause;
 
 #[derive(Debug)]
 struct NoPause;

@@ -3,9 +3,10 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use anabranch_stores::backoff::Pause;
+
 use super::*;
 use crate::firehose::testing::{Faults, Hit, MemoryFirehose};
-use anabranch_stores::backoff::Pause;
 
 #[derive(Debug)]
 struct NoPause;

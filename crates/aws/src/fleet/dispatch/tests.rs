@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anabranch_events::erasure::ErasureKey;
+use anabranch_stores::backoff::{Jitter, Patience};
 use anabranch_stores::lake::MemoryStore;
 use anabranch_stream::notify::{DropReason, NotifyCounts, NotifySettings, Outbox as _, RuleSettings};
 use anabranch_stream::ports::{Checkpoint, ShardId, StateStore as _};
@@ -22,7 +23,6 @@ use crate::kinesis::frontier::Frontier;
 use crate::kinesis::lease::{LeaseSettings, LeaseTaker};
 use crate::kinesis::reader::{PollSettings, PollingReader};
 use crate::testing::{SimClock, SimKinesis};
-use anabranch_stores::backoff::{Jitter, Patience};
 
 const FAILOVER_MS: u64 = 9_000;
 const TICK_MS: u64 = 1_000;

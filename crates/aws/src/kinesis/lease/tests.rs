@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use anabranch_stores::backoff::Jitter;
 use anabranch_stream::Clock;
 use anabranch_stream::ports::SequenceNumber;
 use proptest::prelude::*;
@@ -10,7 +11,6 @@ use super::*;
 use crate::api::{KinesisApi, all_shards};
 use crate::kinesis::shards::plan;
 use crate::testing::{MemoryLeases, SimClock, SimKinesis};
-use anabranch_stores::backoff::Jitter;
 
 fn state(id: u64, status: ShardStatus) -> ShardState {
     let checkpoint = Checkpoint::After(Position::START);
