@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use anabranch_stores::parquet::column_reader;
+use anabranch_stores::parquet::{column_reader, guarded};
 use bytes::Bytes;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
@@ -143,7 +143,7 @@ pub(crate) struct TableReader {
 
 impl TableReader {
     pub(crate) fn new(place: &str, bytes: Bytes) -> Result<Self, BatchError> {
-        let reader = SerializedFileReader::new(bytes).map_err(|error| corrupt(place, &error))?;
+        let reader = guarded(|| SerializedFileReader::new(bytes)).map_err(|error| corrupt(place, &error))?;
         Ok(Self { place: place.to_owned(), reader, next: 0 })
     }
 
@@ -185,7 +185,7 @@ impl TableReader {
             }
             Ok((rows, columns))
         };
-        read().map(Some).map_err(|error| corrupt(&self.place, &error))
+        guarded(read).map(Some).map_err(|error| corrupt(&self.place, &error))
     }
 }
 

@@ -2,13 +2,21 @@
 //!
 //! The decoder makes room for as many values of a dictionary as its page's header claims before it reads one, 32 bytes a
 //! text: a damaged header of a small file ends the process for want of memory. Here the claim is held against the bytes of
-//! the page first.
+//! the page first. It also promises errors, yet has panicked on crafted files before: [`guarded`] makes errors of panics.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use parquet::basic::Type;
 use parquet::column::page::{Page, PageMetadata, PageReader};
 use parquet::column::reader::{ColumnReader, get_column_reader};
 use parquet::errors::ParquetError;
 use parquet::file::reader::RowGroupReader;
+
+/// Runs the decoder on bytes that may be damaged: a panic there costs the file, not the run.
+pub fn guarded<T>(decode: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    let gave_up = |_| Err(ParquetError::General("the decoder gave up on damaged bytes".to_owned()));
+    catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(gave_up)
+}
 
 /// The reader of a row group's column, which refuses a dictionary that its page has no room for.
 pub fn column_reader(group: &dyn RowGroupReader, leaf: usize) -> Result<ColumnReader, ParquetError> {
@@ -123,6 +131,13 @@ mod tests {
                 assert!(said.contains(&format!("{bytes} bytes cannot hold the {claimed} values")), "{said}");
             }
         }
+    }
+
+    #[test]
+    fn a_panic_of_the_decoder_is_an_error() {
+        let said = guarded(|| -> Result<(), _> { panic!("index out of bounds") }).unwrap_err().to_string();
+        assert!(said.contains("gave up on damaged bytes"), "{said}");
+        assert_eq!(guarded(|| Ok(3)).unwrap(), 3);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anabranch_events::{Rejection, RejectionCode, wire};
-use anabranch_stores::parquet::column_reader;
+use anabranch_stores::parquet::{column_reader, guarded};
 use bytes::Bytes;
 use parquet::basic::{ConvertedType, LogicalType, TimeUnit};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
@@ -102,13 +102,14 @@ struct Picked {
     want: Want,
 }
 
-fn damaged(error: &ParquetError) -> Failure {
-    Failure::File(format!("it is no whole Parquet file: {error}. Fetch or write it again"))
+fn damaged(error: &ParquetError) -> String {
+    format!("it is no whole Parquet file: {error}. Fetch or write it again")
 }
 
 impl ParquetSource {
     pub(super) fn open(file: File, columns: &Columns) -> Result<Self, Failure> {
-        let reader = guarded(|| SerializedFileReader::new(SharedFile::new(file)?))?;
+        let reader = guarded(|| SerializedFileReader::new(SharedFile::new(file)?));
+        let reader = reader.map_err(|error| Failure::File(damaged(&error)))?;
         let schema = reader.metadata().file_metadata().schema_descr_ptr();
         let flat: Vec<usize> = (0..schema.num_columns())
             .filter(|&leaf| {
@@ -146,11 +147,8 @@ impl ParquetSource {
     }
 
     pub(super) fn read_group<S: RowSink>(&self, file: u32, group: usize, sink: &mut S) -> Result<(), Failure> {
-        let in_group = |failure| match failure {
-            Failure::File(reason) => {
-                Failure::File(format!("row group {group} (from row {} on): {reason}", self.group_starts[group]))
-            }
-            run @ Failure::Run(_) => run,
+        let in_group = |error| {
+            Failure::File(format!("row group {group} (from row {} on): {}", self.group_starts[group], damaged(&error)))
         };
         let metadata = self.reader.metadata().row_group(group);
         let row_count = usize::try_from(metadata.num_rows()).unwrap_or(0);
@@ -214,15 +212,6 @@ impl ParquetSource {
         });
         let members: serde_json::Map<String, serde_json::Value> = members.collect();
         serde_json::to_vec(&members).expect("a map of JSON values serialises")
-    }
-}
-
-/// Runs the decoder on bytes that may be damaged. It promises errors, but has panicked on crafted files before; a
-/// panic there must cost the file, not the run.
-fn guarded<T>(decode: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, Failure> {
-    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(decode)) {
-        Ok(result) => result.map_err(|error| damaged(&error)),
-        Err(_) => Err(Failure::File("the Parquet decoder gave up on damaged bytes".to_owned())),
     }
 }
 

@@ -7,11 +7,10 @@
 //! reads as `array<struct<itemid:string,score:float>>`.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, LazyLock};
 
 use anabranch_events::{Recommendation, RecommendedItem};
-use anabranch_stores::parquet::column_reader;
+use anabranch_stores::parquet::{column_reader, guarded};
 use bytes::Bytes;
 use parquet::basic::{Compression as Codec, GzipLevel, ZstdLevel};
 use parquet::column::reader::get_typed_column_reader;
@@ -195,7 +194,7 @@ pub(super) fn trailer_json(tail: &[u8]) -> Result<Vec<u8>, String> {
     let footer = footer_bytes(tail).ok_or("no footer")?;
     let end = tail.len() - END_BYTES;
     let start = end.checked_sub(footer).ok_or("its footer is longer than those of delivered objects")?;
-    let metadata: ParquetMetaData = guarded(|| ParquetMetaDataReader::decode_metadata(&tail[start..end]))?;
+    let metadata: ParquetMetaData = decoded(|| ParquetMetaDataReader::decode_metadata(&tail[start..end]))?;
     let pairs = metadata.file_metadata().key_value_metadata();
     let pair = pairs.into_iter().flatten().find(|pair| pair.key == TRAILER_KEY);
     pair.and_then(|pair| pair.value.clone())
@@ -203,15 +202,19 @@ pub(super) fn trailer_json(tail: &[u8]) -> Result<Vec<u8>, String> {
         .ok_or_else(|| "no trailer in its footer".to_owned())
 }
 
+fn decoded<T>(decode: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, String> {
+    guarded(decode).map_err(|error| error.to_string())
+}
+
 /// The rows of a file as the JSON lines that they were written from; at most `limit` bytes of them.
 pub(super) fn lines(bytes: &[u8], limit: u64) -> Result<Vec<u8>, String> {
-    let file = guarded(|| SerializedFileReader::new(Bytes::copy_from_slice(bytes)))?;
+    let file = decoded(|| SerializedFileReader::new(Bytes::copy_from_slice(bytes)))?;
     if file.metadata().file_metadata().schema() != &**TYPE {
         return Err("its columns are not those of delivered lists".to_owned());
     }
     let mut lines = Vec::new();
     for index in 0..file.num_row_groups() {
-        for row in guarded(|| read_rows(&*file.get_row_group(index)?, limit))? {
+        for row in decoded(|| read_rows(&*file.get_row_group(index)?, limit))? {
             serde_json::to_writer(&mut lines, &row).map_err(|error| error.to_string())?;
             lines.push(b'\n');
             if lines.len() as u64 > limit {
@@ -313,12 +316,4 @@ fn placed<T>(values: Vec<T>, present: &[i16], count: usize) -> Result<Vec<Option
     let mut values = values.into_iter();
     let cells: Vec<Option<T>> = present.iter().map(|&level| if level > 0 { values.next() } else { None }).collect();
     if cells.len() == count { Ok(cells) } else { Err(ParquetError::General("a column has too few levels".to_owned())) }
-}
-
-/// Runs the decoder on bytes that may be damaged. It promises errors, but has panicked on crafted files before.
-fn guarded<T>(decode: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(decode)) {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(_) => Err("the Parquet decoder gave up on damaged bytes".to_owned()),
-    }
 }
