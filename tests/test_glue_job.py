@@ -1,6 +1,7 @@
 """The nightly job on local Spark: the dataset and the model of the local commands, to the bit, whatever the partitions; what a kill, a failure, a
 repetition and a worse model leave behind."""
 
+import ctypes
 import dataclasses
 import hashlib
 import importlib.util
@@ -706,6 +707,26 @@ def test_arguments_are_texts_and_glues_own_are_passed_over():
         with pytest.raises(SystemExit):
             job.parse(wrong)
     assert job.time_ms("1512086400000") == job.time_ms("2017-12-01") == job.time_ms("2017-12-01T01:00:00+01:00") == 1_512_086_400_000
+
+
+def test_freed_memory_goes_back_to_the_system():
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "malloc_trim"):
+        pytest.skip("no glibc")
+    libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    blocks = [libc.malloc(10_000) for _ in range(20_000)]
+    for block in blocks:
+        ctypes.memset(block, 1, 10_000)
+    for block in blocks[:-1]:
+        libc.free(block)
+    before = resident()
+    job.give_memory_back()
+    assert before - resident() > 150e6
+    libc.free(blocks[-1])
 
 
 def test_lists_become_cells_and_back():
