@@ -89,6 +89,9 @@ def curve(sizes, parent, limit_gib, heap):
             etl = measured([*home, "etl", "--data", folder / "raw"])
             train = measured([*home, "train", "--no-embeddings"])
             version = json.loads(train[3])["version"]
+            # The rest may take an hour.
+            print(f"{rows:,} rows locally: ETL {etl[0]:.1f} s, {etl[2] / 2**30:.2f} GiB; training {train[0]:.1f} s, {train[2] / 2**30:.2f} GiB",
+                  file=sys.stderr, flush=True)
             shutil.rmtree(folder / "home")
             environment = {**os.environ, "PYSPARK_PYTHON": sys.executable, "PYSPARK_SUBMIT_ARGS": submit, "SPARK_LOCAL_DIRS": str(folder / "spark")}
             command = [sys.executable, ROOT / "scripts" / "glue_job.py", "--raw", folder / "raw", "--lake", folder / "lake",

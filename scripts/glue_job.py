@@ -22,10 +22,11 @@ import ctypes
 import hashlib
 import json
 import logging
+import os
 import sys
 import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,6 +79,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--until", help="leave later events to the stream: milliseconds since 1970, or a date")
     parser.add_argument("--as-of", help="judges 'more than a day ahead'; the newest file's time by default")
     parser.add_argument("--erasure-key", help="32 bytes, a path or s3://; needed once somebody was forgotten")
+    parser.add_argument("--region", help="the region of the buckets, where neither AWS_REGION nor AWS_DEFAULT_REGION names it")
     parser.add_argument("--partitions", type=int, default=0,
                         help="of the shuffles; by default the ETL's follow the raw files' size, training's are 4 for each core")
     parser.add_argument("--share-bytes", type=int, default=SHARE_BYTES,
@@ -174,6 +176,9 @@ def spark_session(job_name: str) -> Iterator[Any]:
 
     # Results are counted in blocks of factors, which the share limit bounds already.
     conf = SparkConf().setAppName(job_name).setIfMissing("spark.driver.maxResultSize", "0")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if region:
+        conf.setIfMissing("spark.executorEnv.AWS_DEFAULT_REGION", region)
     try:
         from awsglue.context import GlueContext
         from awsglue.job import Job as GlueJob
@@ -229,6 +234,7 @@ def planned(job: Job, held: Dataset | None) -> EtlPlan:
         erasure_key=key_bytes(read(arguments.erasure_key)) if arguments.erasure_key else None,
         keep=(lambda file: file.table != "interactions" or (file.name, file.size) not in known) if held else None,
         incremental=held is not None,
+        data_store=job.lake,
     )
 
 
@@ -277,6 +283,8 @@ class Candidate:
     items: int
     entries: int
     resumed_from: int = 0
+    # Removes what a run that is started again would resume from.
+    finish: Callable[[], None] = lambda: None
 
 
 def snapshot_of(
@@ -317,9 +325,7 @@ def train_on_driver(spark: Any, job: Job, dataset: Dataset, table: Sequence[Mapp
         def write(folder: str) -> list[str]:
             users_min = job.training["embedding_users_min"]
             paths = lists.write_items(job.lake, folder, rows.index.ids, items, titles, np.diff(item_indptr), users_min)
-            path = f"{folder}/users-00000.parquet"
-            job.lake.put(path, lists.vectors_table(*lists.user_rows(rows.keys, users, np.diff(rows.indptr))))
-            return [*paths, path]
+            return paths + lists.write_users(job.lake, folder, rows.keys, users, np.diff(rows.indptr))
 
         embeddings(spark, job, dataset, version, write)
     return Candidate(version, figures, "driver", len(rows.keys), len(rows.index), len(rows.data))
@@ -355,10 +361,15 @@ def train_distributed(spark: Any, job: Job, dataset: Dataset, table: Sequence[Ma
             spark, job, dataset, version,
             lambda folder: lists.embeddings_of_blocks(trainer, found.items, found.gramian, titles, folder, users_min),
         )
-    trainer.finish()
+    trainer.release()
     return Candidate(
-        version, figures, "spark", blocks.user_count, len(blocks.index), blocks.entry_count, found.resumed_from
+        version, figures, "spark", blocks.user_count, len(blocks.index), blocks.entry_count, found.resumed_from, trainer.finish
     )
+
+
+def kept_versions(current: Mapping[str, Any] | None) -> list[str]:
+    """The current model and the one that a rollback would make current."""
+    return [version for version in ((current or {}).get("version"), (current or {}).get("previous")) if version]
 
 
 def publish(job: Job, dataset: Dataset, snapshot: bytes, table: Sequence[Mapping[str, Any]]) -> str:
@@ -375,7 +386,8 @@ def embeddings(spark: Any, job: Job, dataset: Dataset, version: str, write: Any)
     told = {"dataset": dataset.number}
     with job.phase("embeddings"):
         current = job.registry.current()
-        in_use = {version, *([current["version"]] if current else [])}
+        # Those of the model before, too: a rollback asks for them.
+        in_use = {version, *kept_versions(current)}
         count = job.training["embedding_versions_kept"]
         if not lists.is_written(job.lake, folder, told):
             lists.mark_written(job.lake, folder, told, write(folder))
@@ -485,6 +497,8 @@ def run(spark: Any, job: Job) -> dict[str, Any]:
         if arguments.bulk:
             bulk = lists_for_all(spark, job, dataset, candidate.version)
         job.registry.promote(candidate.version, f"trained: {reason}")
+    # Last: whatever failed before, a night that is started again goes on after its last iteration.
+    candidate.finish()
     is_promoted = is_better and arguments.promote
     # What neither this night nor a rollback needs.
     ials.sweep(job.lake, int(time.time() * 1000))
@@ -513,15 +527,16 @@ def prune_bulk(job: Job) -> None:
     """Lists of the current model and of the one before stay, and of the newest versions as many as embeddings do."""
     from anabranch.spark import lists
 
-    current = job.registry.current() or {}
-    kept = [version for version in (current.get("version"), current.get("previous")) if version]
-    lists.prune(job.lake, lists.BULK, kept, job.training["embedding_versions_kept"])
+    lists.prune(job.lake, lists.BULK, kept_versions(job.registry.current()), job.training["embedding_versions_kept"])
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Runs the job; what it did is returned and printed as one line of JSON."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     arguments = parse(sys.argv[1:] if argv is None else argv)
+    if arguments.region and not os.environ.get("AWS_REGION"):
+        # The wheel looks there; what is sent to tasks brings it along.
+        os.environ.setdefault("AWS_DEFAULT_REGION", arguments.region)
     job = Job.of(arguments)
     if arguments.rollback:
         outcome = {"rolledBackTo": job.registry.rollback("rolled back by the job")["version"]}

@@ -39,6 +39,8 @@ module "key" {
   partition  = local.partition
   region     = local.region
   account_id = local.account_id
+  # Its ARN; the topic itself is encrypted with the key.
+  alerts_topic_arn = "arn:${local.partition}:sns:${local.region}:${local.account_id}:${var.name}-alerts"
 }
 
 locals {
@@ -84,6 +86,12 @@ module "stream" {
 locals {
   at = { for name, bucket in module.bucket : name => "s3://${bucket.name}" }
 
+  # A restored table takes the place of the one that was made (docs/operations.md, Backup and restore).
+  tables = merge(module.stream.tables, var.state_table == null ? {} : { state = var.state_table })
+  table_arns = merge(module.stream.table_arns, var.state_table == null ? {} : {
+    state = "arn:${local.partition}:dynamodb:${local.region}:${local.account_id}:table/${var.state_table}"
+  })
+
   # The settings that functions have in common; names are those of lambda/src/settings.rs.
   environment = merge(
     var.settings_file == null ? {} : { ANABRANCH_TOML = file(var.settings_file) },
@@ -93,8 +101,8 @@ locals {
       ANABRANCH__STREAM__NAME              = local.stream_name
       ANABRANCH__STREAM__LIST_LENGTH       = tostring(var.list_length)
       ANABRANCH__STREAM__FORMAT            = var.delivery_format
-      ANABRANCH__LAMBDA__TABLE             = module.stream.tables["state"]
-      ANABRANCH__LAMBDA__OUTBOX_TABLE      = module.stream.tables["outbox"]
+      ANABRANCH__LAMBDA__TABLE             = local.tables["state"]
+      ANABRANCH__LAMBDA__OUTBOX_TABLE      = local.tables["outbox"]
       ANABRANCH__LAMBDA__ERASURE_KEY       = var.erasure_key
       ANABRANCH__LAMBDA__RETENTION_HOURS   = tostring(var.retention_hours)
       ANABRANCH__LAMBDA__HISTORY_DAYS      = tostring(var.history_days)
@@ -114,6 +122,11 @@ locals {
       ANABRANCH__LAMBDA__WEBHOOK_SECRET = var.webhook_secret
     } : {},
   )
+
+  # Lambda takes a week at most.
+  record_age_max_s = coalesce(var.mapping_record_age_max_s, min(604800, floor(var.retention_hours * 2400)))
+  # What a reader that is behind loses first: what its mapping does not hand over any more, or what the stream forgets.
+  read_within_s = local.is_stream ? local.record_age_max_s : var.retention_hours * 3600
 
   zips = "${var.package_folder}/${var.architecture}"
 
@@ -137,7 +150,7 @@ locals {
     # aws/src/dynamo/histories.rs: histories, floors of erasures and checkpoints, by batches of reads and conditional puts.
     State = {
       actions   = ["dynamodb:BatchGetItem", "dynamodb:PutItem"]
-      resources = [module.stream.table_arns["state"]]
+      resources = [local.table_arns["state"]]
     }
     # aws/src/kinesis/identity.rs: the stream's creation time, which is part of every id.
     Identity = {
@@ -271,7 +284,7 @@ resource "aws_lambda_event_source_mapping" "stream" {
   maximum_batching_window_in_seconds = var.mapping_window_s
   parallelization_factor             = var.mapping_parallelization
   maximum_retry_attempts             = var.mapping_attempts_max
-  maximum_record_age_in_seconds      = var.mapping_record_age_max_s
+  maximum_record_age_in_seconds      = local.record_age_max_s
   bisect_batch_on_function_error     = true
   function_response_types            = ["ReportBatchItemFailures"]
 
@@ -366,6 +379,15 @@ module "notify_function" {
   log_retention_days   = var.log_retention_days
 }
 
+# The schedule comes again in a minute: an invocation that meets the one before is not tried again.
+resource "aws_lambda_function_event_invoke_config" "notify" {
+  count = local.has_notifications ? 1 : 0
+
+  function_name                = module.notify_function[0].name
+  maximum_event_age_in_seconds = 60
+  maximum_retry_attempts       = 0
+}
+
 resource "aws_cloudwatch_event_rule" "notify" {
   count = local.has_notifications ? 1 : 0
 
@@ -443,7 +465,8 @@ module "worker" {
 
   name                = var.name
   stream_arn          = module.stream.arn
-  table_arns          = module.stream.table_arns
+  table_arns          = local.table_arns
+  topic_arn           = one(module.notifications[*].arn)
   raw_arn             = module.bucket["raw"].arn
   lake_arn            = module.bucket["lake"].arn
   models_arn          = module.bucket["models"].arn
@@ -492,10 +515,12 @@ module "alarms" {
   shape                    = var.shape
   metrics_namespace        = var.metrics_namespace
   stream_name              = local.stream_name
-  retention_hours          = var.retention_hours
+  read_within_s            = local.read_within_s
+  is_streaming             = var.is_streaming
+  batch_wait_s             = local.is_stream ? var.mapping_window_s : var.transform_buffer_s
   functions                = local.function_names
   mapping_uuid             = one(aws_lambda_event_source_mapping.stream[*].uuid)
-  tables                   = module.stream.tables
+  tables                   = local.tables
   has_firehose             = local.has_firehose
   firehose_name            = local.firehose_name
   firehose_buffer_s        = var.firehose_buffer_s

@@ -91,7 +91,7 @@ output "worker_environment" {
     ANABRANCH__PLACES__DELIVERED    = "s3://${module.bucket["recommendations"].name}"
     ANABRANCH__SOURCE__KIND         = "kinesis"
     ANABRANCH__SOURCE__STREAM       = module.stream.name
-    ANABRANCH__SOURCE__TABLE        = module.stream.tables["state"]
+    ANABRANCH__SOURCE__TABLE        = local.tables["state"]
     ANABRANCH__SOURCE__LEASE_TABLE  = module.stream.tables["leases"]
     ANABRANCH__SOURCE__OUTBOX_TABLE = module.stream.tables["outbox"]
     ANABRANCH__SOURCE__HISTORY_DAYS = tostring(var.history_days)

@@ -169,6 +169,17 @@ variable "retention_hours" {
   }
 }
 
+variable "state_table" {
+  description = "Name of the DynamoDB table that has the place of the one made here, such as one that was restored (docs/operations.md, Backup and restore); null for the one made here."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.state_table == null || can(regex("^[A-Za-z0-9_.-]{3,255}$", var.state_table))
+    error_message = "state_table is the name of a table of this account and region."
+  }
+}
+
 variable "history_days" {
   description = "Days that a user's history outlives its last change; more than the stream keeps records."
   type        = number
@@ -344,12 +355,12 @@ variable "mapping_parallelization" {
 }
 
 variable "mapping_record_age_max_s" {
-  description = "Age at which records of a batch that fails go to the bucket of failures, in seconds; below the stream's retention."
+  description = "Age at which records go to the bucket of failures, in seconds; below the stream's retention. Lambda hands over none that is older: neither one that fails nor one that was never tried. Null: two thirds of the retention, a week at most."
   type        = number
-  default     = 43200
+  default     = null
 
   validation {
-    condition     = var.mapping_record_age_max_s >= 60 && var.mapping_record_age_max_s < var.retention_hours * 3600
+    condition     = var.mapping_record_age_max_s == null || try(var.mapping_record_age_max_s >= 60 && var.mapping_record_age_max_s < var.retention_hours * 3600, false)
     error_message = "mapping_record_age_max_s is 60 or more, and less than the stream keeps records: a batch that fails until its records expire is lost."
   }
 }

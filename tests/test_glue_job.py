@@ -256,6 +256,7 @@ def test_complete_journeys_factors_are_the_local_trainers(spark, journey):
     _, items, gramian = wheel.train_ials(csr, index.ids, settings.ials)
     trainer = trainer_of(spark, journey[1], settings, 2)
     found = trainer.run()
+    trainer.release()
     trainer.finish()
     assert (trainer.blocks.entry_count, trainer.blocks.index.ids) == (len(csr[2]), index.ids)
     assert np.array_equal(found.items, items) and np.array_equal(found.gramian, gramian)
@@ -270,6 +271,7 @@ def test_factors_do_not_depend_on_what_is_shared_and_how_users_are_cut(spark, lo
     trainer = trainer_of(spark, lake, settings, 2, gramian_bytes=0)
     assert trainer.blocks.is_grouped and trainer.blocks.user_rows == rows.GROUP_ROWS
     found = trainer.run()
+    trainer.release()
     trainer.finish()
     assert np.array_equal(found.items, items) and np.array_equal(found.gramian, gramian)
     assert not tree(lake / "training")
@@ -290,6 +292,7 @@ def test_trainings_in_one_application_do_not_meet(spark, local_few):
         assert sharing.kept_folder(another.key).is_dir()
         sharing.let_go(spark, another.key)
         assert not sharing.kept_folder(another.key).exists()
+    trainer.release()
     trainer.finish()
 
 
@@ -471,6 +474,11 @@ def test_a_run_that_fails_half_way_leaves_the_current_model(spark, few, settings
             with pytest.raises(OSError, match="no space"):
                 night(few, lake, other, driver_interactions_max=0, embeddings="false", min_improvement=-1)
         assert pointers(lake) == before, name
+        if module is lists:
+            # What was trained stays until the night is over.
+            assert len(wheel.Lake(os.fspath(lake)).list("training")) == 1
+            told = night(few, lake, other, driver_interactions_max=0, bulk="false", embeddings="false", promote="false")
+            assert told["resumedFrom"] == 4 and not wheel.Lake(os.fspath(lake)).list("training")
 
     # A file that cannot be read ends the run before training, unless that is accepted; the dataset before stays.
     broken = tmp_path / "broken"
@@ -845,6 +853,40 @@ def test_lists_of_the_current_model_and_of_the_one_before_stay(tmp_path, monkeyp
     assert sorted(path for path, _, _ in one.lake.list("bulk")) == [f"bulk/{version}/x" for version in ["a", "b", *versions[6 - (kept - 2):]]]
     monkeypatch.setattr(wheel.Registry, "current", lambda _: None)
     job.prune_bulk(one)
+
+
+def test_a_rollback_finds_its_embeddings():
+    assert job.kept_versions(None) == []
+    assert job.kept_versions({"version": "b", "previous": None}) == ["b"]
+    assert job.kept_versions({"version": "b", "previous": "a"}) == ["b", "a"]
+
+
+def test_lists_are_cut_into_files_between_batches():
+    import pyarrow as pa
+
+    def batch(*users):
+        return pa.record_batch({"user_id": pa.array([user for user in users for _ in range(2)], pa.string())})
+
+    def parts(batches, users):
+        return [[part.column("user_id").to_pylist()[::2] for part in made] for made in lists.parts_of(batches, users)]
+
+    empty = batch()
+    batches = [empty, batch("a", "b"), batch("c"), empty, batch("d"), batch("e"), empty]
+    assert parts(batches, 3) == [[["a", "b"], ["c"]], [["d"], ["e"]]]
+    assert parts(batches, 1) == [[["a", "b"]], [["c"]], [["d"]], [["e"]]]
+    assert parts(batches, 100) == [[["a", "b"], ["c"], ["d"], ["e"]]]
+    assert parts([empty], 1) == parts([], 1) == []
+
+
+def test_user_embeddings_are_cut_into_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(lists, "USERS_PER_FILE", 2)
+    lake = wheel.Lake(os.fspath(tmp_path))
+    keys, factors = [b"ua", b"ub", b"sx", b"uc", b"ud"], np.arange(1, 11, dtype=np.float32).reshape(5, 2)
+    paths = lists.write_users(lake, "e", keys, factors, np.arange(5))
+    assert paths == [f"e/users-{part:05d}.parquet" for part in range(3)]
+    found = [pq.read_table(tmp_path / path).to_pylist() for path in paths]
+    assert [[row["id"] for row in part] for part in found] == [["a", "b"], ["c"], ["d"]]
+    assert found[2][0]["vector"] == [9.0, 10.0] and json.loads(found[2][0]["metadata"]) == {"items": 4}
 
 
 def test_a_metric_that_is_not_there_ends_the_night_before_training(spark, few, settings, tmp_path, monkeypatch):

@@ -24,9 +24,10 @@ OPERATIONS = ROOT / "docs" / "operations.md"
 # Resources that the extracted schema of the newest provider leaves out; `terraform validate` checks them against an older one.
 NOT_IN_SCHEMA = {
     "aws_budgets_budget", "aws_cloudwatch_log_stream", "aws_db_subnet_group", "aws_default_security_group", "aws_flow_log",
-    "aws_glue_connection", "aws_glue_security_configuration", "aws_rds_cluster", "aws_rds_cluster_instance",
-    "aws_rds_cluster_parameter_group", "aws_route_table", "aws_route_table_association", "aws_security_group", "aws_subnet",
-    "aws_vpc", "aws_vpc_endpoint", "aws_vpc_security_group_egress_rule", "aws_vpc_security_group_ingress_rule",
+    "aws_glue_connection", "aws_glue_security_configuration", "aws_lambda_function_event_invoke_config", "aws_rds_cluster",
+    "aws_rds_cluster_instance", "aws_rds_cluster_parameter_group", "aws_route_table", "aws_route_table_association",
+    "aws_security_group", "aws_subnet", "aws_vpc", "aws_vpc_endpoint", "aws_vpc_security_group_egress_rule",
+    "aws_vpc_security_group_ingress_rule",
 }
 # Who uses a permission, where it is no file of this tree.
 SERVICES = ("Firehose itself", "Glue", "Lambda", "The event source mapping", "The VPC itself", "The same", "awsglue's", "The secret is")
@@ -223,7 +224,7 @@ def test_every_metric_of_ours_is_one_that_the_functions_write():
 
 def alarm_names():
     text = (TERRAFORM / "modules" / "alarms" / "main.tf").read_text()
-    names = set(re.findall(r"^ {6}([a-z][a-z-]*) = \{$", text, re.MULTILINE))
+    names = set(re.findall(r"^ {6}([a-z][a-z-]*) = (?:merge\(local\.\w+, )?\{$", text, re.MULTILINE))
     names |= {f"NAME-{suffix}" for suffix in re.findall(r'"\$\{name\}-([a-z-]+)"', text)}
     assert "lag" in names and "NAME-errors" in names
     return names

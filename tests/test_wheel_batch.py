@@ -390,6 +390,15 @@ def test_a_lake_in_a_folder(tmp_path):
             call()
 
 
+def test_a_lake_takes_its_region_along(monkeypatch):
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    monkeypatch.delenv("AWS_REGION", raising=False)
+    sent = pickle.dumps(Lake("s3://lake/x"))
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    assert pickle.loads(sent).__getnewargs_ex__()[1]["region"] == "eu-central-1"
+    assert pickle.loads(pickle.dumps(Lake("s3://lake", region="us-west-2"))).__getnewargs_ex__()[1]["region"] == "us-west-2"
+
+
 def test_the_whole_way_on_s3(s3, shop, tmp_path, monkeypatch):  # noqa: F811 - the fixture
     client, settings = s3
     for path in (shop / "raw").iterdir():

@@ -150,7 +150,15 @@ def one_batch(name: str, made: list[pa.RecordBatch]) -> pa.RecordBatch:
     """What was made of each batch of a stream, as one."""
     if not made:
         return pyarrow().RecordBatch.from_pylist([], schema=schema(name))
-    return made[0] if len(made) == 1 else pyarrow().concat_batches(made)
+    return joined(made)
+
+
+def joined(parts: list[pa.RecordBatch]) -> pa.RecordBatch:
+    """Batches of one schema, at least one, as one. (pyarrow has a function for it from 19 on; Glue 5 comes with 17.)"""
+    whole = pyarrow().Table.from_batches(parts).combine_chunks().to_batches()
+    if len(whole) > 1:
+        raise ValueError("rows of more than 2 GiB in one batch: give fewer at once")
+    return whole[0] if whole else parts[0]
 
 
 def records_in(batch: pa.RecordBatch) -> tuple[np.ndarray, np.ndarray, Binary, Binary]:

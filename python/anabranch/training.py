@@ -36,7 +36,8 @@ class ItemIndex:
         self._core = _core.ItemIndex(list(ids))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ItemIndex, (self._core.ids,)
+        # Bytes and not a text an item: every Python worker unpickles it.
+        return _of_columns, self._core.columns()
 
     def __len__(self) -> int:
         return len(self._core)
@@ -51,6 +52,10 @@ class ItemIndex:
 
     def retain(self, is_used: Any) -> ItemIndex:
         return _wrapped(self._core.retain(np.ascontiguousarray(is_used, dtype=np.bool_)))
+
+
+def _of_columns(offsets: np.ndarray, ids: np.ndarray) -> ItemIndex:
+    return _wrapped(_core.ItemIndex.of_columns((offsets, ids)))
 
 
 def _wrapped(core: Any) -> ItemIndex:
@@ -87,7 +92,6 @@ def join_histories(batches: Iterable[Any], settings: Settings | None = None) -> 
 
 def _whole_keys(batches: Iterable[Any]) -> Iterator[pa.RecordBatch]:
     """Batches cut anew so that each holds every row of its keys."""
-    pa = _arrow.pyarrow()
     held: list[pa.RecordBatch] = []
     for batch in _arrow.all_batches(batches):
         if batch.num_rows == 0:
@@ -97,11 +101,11 @@ def _whole_keys(batches: Iterable[Any]) -> Iterator[pa.RecordBatch]:
         while cut > 0 and key[cut - 1] == last:
             cut -= 1
         if cut > 0 or (held and held[-1].column("key")[-1] != last):
-            yield pa.concat_batches([*held, batch.slice(0, cut)])
+            yield _arrow.joined([*held, batch.slice(0, cut)])
             held = []
         held.append(batch.slice(cut))
     if held:
-        yield pa.concat_batches(held)
+        yield _arrow.joined(held)
 
 
 class RowMaker:

@@ -176,8 +176,9 @@ impl Dataset {
     }
 
     fn bots(&self, py: Python<'_>) -> PyResult<Vec<String>> {
-        let users = py.detach(|| self.open().users()).raise()?;
-        Ok(users.into_iter().filter(|user| user.is_bot).map(|user| user.id).collect())
+        let mut bots: Vec<String> = py.detach(|| self.open().bots()).raise()?.into_iter().collect();
+        bots.sort_unstable();
+        Ok(bots)
     }
 
     fn titles(&self, py: Python<'_>, index: &ItemIndex) -> PyResult<Vec<(String, String)>> {

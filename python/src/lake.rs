@@ -105,7 +105,8 @@ impl Lake {
     fn __getnewargs_ex__<'py>(&self, py: Python<'py>) -> PyResult<((&str,), Bound<'py, PyDict>)> {
         let named = PyDict::new(py);
         named.set_item("endpoint", &self.given.endpoint)?;
-        named.set_item("region", &self.given.region)?;
+        // The environment's too: an executor need not have it.
+        named.set_item("region", &self.options.s3.region)?;
         named.set_item("access_key_id", &self.given.access_key_id)?;
         named.set_item("secret_access_key", &self.given.secret_access_key)?;
         named.set_item("session_token", &self.given.session_token)?;

@@ -1,6 +1,7 @@
 //! Training: rows by stages or at once, a snapshot from its parts, and the local trainer whole.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anabranch_batch::dataset::Dataset;
 use anabranch_batch::etl::stages::{Binary, BinaryRef};
@@ -31,12 +32,22 @@ use crate::vectors::VectorDatabase;
 #[pyclass(frozen, module = "anabranch._core")]
 #[derive(Debug)]
 pub(crate) struct ItemIndex {
-    index: learn::ItemIndex,
+    index: Arc<learn::ItemIndex>,
 }
 
 impl ItemIndex {
-    pub(crate) const fn index(&self) -> &learn::ItemIndex {
+    pub(crate) fn index(&self) -> &learn::ItemIndex {
         &self.index
+    }
+
+    fn of(py: Python<'_>, ids: Vec<String>) -> PyResult<Self> {
+        if let Some(id) = ids.iter().find(|id| check_id(id).is_err()) {
+            return Err(input(format!(
+                "item id {:?}: an id has 1 to 256 bytes",
+                id.chars().take(40).collect::<String>()
+            )));
+        }
+        Ok(Self { index: Arc::new(py.detach(|| learn::ItemIndex::new(ids)).raise()?) })
     }
 }
 
@@ -44,14 +55,15 @@ impl ItemIndex {
 impl ItemIndex {
     #[new]
     fn new(py: Python<'_>, ids: Vec<PyBackedStr>) -> PyResult<Self> {
-        let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-        if let Some(id) = ids.iter().find(|id| check_id(id).is_err()) {
-            return Err(input(format!(
-                "item id {:?}: an id has 1 to 256 bytes",
-                id.chars().take(40).collect::<String>()
-            )));
-        }
-        Ok(Self { index: py.detach(|| learn::ItemIndex::new(ids)).raise()? })
+        Self::of(py, ids.iter().map(ToString::to_string).collect())
+    }
+
+    /// What `columns` gave.
+    #[staticmethod]
+    fn of_columns(py: Python<'_>, columns: BinaryIn<'_>) -> PyResult<Self> {
+        let ids = binary("id", &columns)?;
+        let ids = ids.iter().map(|id| std::str::from_utf8(id).map(str::to_owned));
+        Self::of(py, ids.collect::<Result<_, _>>().map_err(|_| input("an item id is not UTF-8"))?)
     }
 
     fn __len__(&self) -> usize {
@@ -74,7 +86,7 @@ impl ItemIndex {
             return Err(input(format!("{} marks for {} items", is_used.len(), self.index.len())));
         }
         let kept = self.index.ids().iter().zip(is_used).filter(|(_, used)| **used).map(|(id, _)| id.clone()).collect();
-        Ok(Self { index: py.detach(|| learn::ItemIndex::new(kept)).raise()? })
+        Ok(Self { index: Arc::new(py.detach(|| learn::ItemIndex::new(kept)).raise()?) })
     }
 }
 
@@ -193,7 +205,8 @@ impl RowMaker {
     fn new(index: &ItemIndex, settings: &str, as_of_ms: i64, bots: Vec<String>) -> PyResult<Self> {
         let settings = Settings::parse(settings)?;
         let types = settings.types()?;
-        let maker = stages::RowMaker::new(index.index.clone(), types, settings.model.trend, as_of_ms, bots).raise()?;
+        let maker =
+            stages::RowMaker::new(Arc::clone(&index.index), types, settings.model.trend, as_of_ms, bots).raise()?;
         Ok(Self { maker, groups: Groups::default() })
     }
 
@@ -308,7 +321,7 @@ pub(crate) fn training_rows<'py>(py: Python<'py>, lake: &Lake, settings: &str) -
         .raise()?;
     Ok((
         rows.keys.iter().map(|key| PyBytes::new(py, &key.to_bytes())).collect(),
-        ItemIndex { index: rows.index },
+        ItemIndex { index: Arc::new(rows.index) },
         array(py, offsets),
         array(py, items),
         array(py, weights),

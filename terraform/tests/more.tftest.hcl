@@ -59,6 +59,26 @@ run "notifications_by_sns" {
     condition     = contains(output.alarms, "notifications-waiting") && contains(output.alarms, "notify-errors")
     error_message = "somebody hears when nobody sends"
   }
+
+  assert {
+    condition     = !contains(output.alarms, "notify-throttles") && aws_lambda_function_event_invoke_config.notify[0].maximum_retry_attempts == 0
+    error_message = "an invocation that meets the one before is no fault"
+  }
+}
+
+run "workers_send" {
+  command = plan
+
+  variables {
+    notify_channel = "sns"
+    settings_file  = "tests/fixtures/rules.toml"
+    is_streaming   = false
+  }
+
+  assert {
+    condition     = !contains(output.alarms, "notifications-waiting") && contains(output.alarms, "notifications-dead")
+    error_message = "the function is not the one that sends"
+  }
 }
 
 run "notifications_without_rules" {

@@ -60,6 +60,18 @@ run "through_firehose" {
   }
 }
 
+run "who_watches_whether_it_is_read" {
+  assert {
+    condition     = contains(output.alarms, "reading-stopped") && !contains(output.alarms, "no-events")
+    error_message = "records that nobody reads are an alarm, no records are none"
+  }
+
+  assert {
+    condition     = aws_lambda_event_source_mapping.stream[0].maximum_record_age_in_seconds == 48 * 3600 && local.read_within_s == 48 * 3600
+    error_message = "a batch has two thirds of the retention, and the alarm knows"
+  }
+}
+
 run "objects" {
   variables {
     delivery = "objects"
@@ -96,6 +108,27 @@ run "before_the_first_model" {
   assert {
     condition     = !aws_lambda_event_source_mapping.stream[0].enabled
     error_message = "nothing is read"
+  }
+
+  assert {
+    condition     = !contains(output.alarms, "reading-stopped")
+    error_message = "nobody waits for what is switched off"
+  }
+}
+
+run "a_restored_table" {
+  variables {
+    state_table = "anabranch-state-2"
+  }
+
+  assert {
+    condition     = local.environment["ANABRANCH__LAMBDA__TABLE"] == "anabranch-state-2" && output.worker_environment["ANABRANCH__SOURCE__TABLE"] == "anabranch-state-2"
+    error_message = "functions and workers use it"
+  }
+
+  assert {
+    condition     = alltrue([for arn in [local.shared_statements["State"].resources[0], local.table_arns["state"]] : endswith(arn, ":table/anabranch-state-2")])
+    error_message = "and may"
   }
 }
 

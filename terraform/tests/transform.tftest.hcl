@@ -24,6 +24,11 @@ run "firehose_reads" {
     condition     = contains(output.alarms, "delivery-old") && !contains(output.alarms, "batches-given-up") && contains(output.alarms, "transform-errors")
     error_message = "the alarms are those of the shape"
   }
+
+  assert {
+    condition     = local.read_within_s == var.retention_hours * 3600 && contains(output.alarms, "reading-stopped")
+    error_message = "Firehose reads what the stream holds"
+  }
 }
 
 run "before_the_first_model" {

@@ -64,7 +64,7 @@ variable "zones" {
 }
 
 variable "engine_version" {
-  description = "Version of Aurora PostgreSQL. Its pgvector has to be 0.8 or newer: 17.5, 16.9, and what follows them."
+  description = "Version of Aurora PostgreSQL; Aurora raises it no further by itself. Its pgvector has to be 0.8 or newer: 17.5, 16.9, and what follows them."
   type        = string
   default     = "17.5"
 

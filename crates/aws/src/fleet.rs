@@ -245,7 +245,7 @@ impl Fleet {
         let mut wanted = BTreeSet::new();
         // The first process of a stream makes the leases in its first round and takes them in its second.
         for _ in 0..2 {
-            wanted = match coordinator.round(&HashMap::new(), shared.clock.monotonic_us(), false) {
+            wanted = match coordinator.round(&HashMap::new(), &*shared.clock, false) {
                 Err(error) if error.kind == ErrorKind::Retry => {
                     tracing::warn!(%error, "no lease is taken yet");
                     break;
@@ -401,7 +401,7 @@ impl Keeper {
             if is_due || (!self.ended.is_empty() && self.rounds_failed == 0) {
                 round_us = now_us;
                 self.keep_dispatch_lease();
-                self.round(now_us)?;
+                self.round()?;
             }
             self.reconcile().map_err(|error| (format!("starting a thread: {error}"), ErrorKind::Retry))?;
             self.members.wait(Duration::from_millis(self.round_ms.min(100)));
@@ -442,7 +442,7 @@ impl Keeper {
     }
 
     /// Lists, takes leases, renews.
-    fn round(&mut self, now_us: u64) -> Result<(), Failed> {
+    fn round(&mut self) -> Result<(), Failed> {
         let mut own: HashMap<ShardId, Checkpoint> = self
             .shared
             .statuses()
@@ -451,7 +451,7 @@ impl Keeper {
             .collect();
         let is_news = !self.ended.is_empty();
         own.extend(self.ended.iter().map(|(shard, end)| (*shard, *end)));
-        match self.coordinator.round(&own, now_us, is_news) {
+        match self.coordinator.round(&own, &*self.shared.clock, is_news) {
             Ok(wanted) => {
                 self.ended.clear();
                 self.failing.retain(|shard, _| wanted.contains(shard));
@@ -523,7 +523,7 @@ impl Keeper {
         {
             tracing::warn!(%error, "the lease of notifications is not given back; another takes it when it runs out");
         }
-        if let Err(error) = self.coordinator.release(self.shared.clock.monotonic_us()) {
+        if let Err(error) = self.coordinator.release(&*self.shared.clock) {
             tracing::warn!(%error, "the leases are not given back; others take them when they run out");
         }
         self.members.is_drained.store(true, Ordering::SeqCst);

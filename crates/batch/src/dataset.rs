@@ -3,7 +3,7 @@
 //! A [`Dataset`] is one manifest. A later run may remove its files; reading then fails with a missing object, and
 //! [`Dataset::current`] gives the newer one.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io::Read;
 use std::ops::RangeInclusive;
 
@@ -199,6 +199,21 @@ impl<'a> Dataset<'a> {
             Ok(())
         })?;
         Ok(users)
+    }
+
+    /// Users whose events are left out of training, and nothing else of the users, who may be a hundred million.
+    pub fn bots(&self) -> Result<HashSet<String>, BatchError> {
+        let mut bots = HashSet::new();
+        self.each_group("users", |place, rows, columns| {
+            let mut columns = columns.into_iter();
+            let ids = texts(columns.next(), rows, place)?;
+            let Some(Column::Bool(is_bot)) = columns.nth(2) else {
+                return Err(corrupt(place, "its columns are not those of users"));
+            };
+            bots.extend(ids.into_iter().zip(is_bot).filter_map(|(id, is_bot)| id.filter(|_| is_bot)));
+            Ok(())
+        })?;
+        Ok(bots)
     }
 
     /// The quarantine, in order of (table, file, place).

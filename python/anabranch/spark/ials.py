@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -240,11 +242,14 @@ class Trainer:
         for path, _, _ in self.lake.list(folder):
             self.lake.delete(path)
 
-    def finish(self) -> None:
-        """The model is published: nothing that was kept to resume from, or by executors, is needed any more."""
-        self.remove(self.work)
+    def release(self) -> None:
+        """The model is published: nothing that executors keep is needed any more. What training would resume from stays."""
         let_go(self.spark, self.key)
         self.blocks.unpersist()
+
+    def finish(self) -> None:
+        """What comes after the model is done, too: nobody will resume."""
+        self.remove(self.work)
 
 
 def fill(whole: npt.NDArray[Any], parts: Iterable[npt.NDArray[Any]]) -> None:
@@ -278,16 +283,22 @@ class Checkpoints:
             iteration, _, digest = path.rsplit("/", 1)[-1].removesuffix(".f32").partition("-")
             if size != self.rows * self.dim * 4 or not iteration.isdigit():
                 continue
-            data = self.lake.get(path)
-            if hashlib.sha256(data).hexdigest() == digest:
-                return int(iteration), np.frombuffer(data, np.float32).reshape(self.rows, self.dim)
+            with tempfile.TemporaryDirectory() as scratch:
+                file = Path(scratch) / "items.f32"
+                self.lake.download(path, file)
+                items = np.fromfile(file, np.float32)
+            if hashlib.sha256(items).hexdigest() == digest:
+                return int(iteration), items.reshape(self.rows, self.dim)
         return 0, None
 
     def keep(self, iteration: int, items: F32) -> None:
         """Writes the checkpoint, then removes those before."""
-        data = items.tobytes()
-        path = f"{self.folder}/{iteration:06d}-{hashlib.sha256(data).hexdigest()}.f32"
-        self.lake.put(path, data)
+        path = f"{self.folder}/{iteration:06d}-{hashlib.sha256(items).hexdigest()}.f32"
+        # By way of a file: S3 takes no more than 5 GiB at once, and a file goes in parts.
+        with tempfile.TemporaryDirectory() as scratch:
+            file = Path(scratch) / "items.f32"
+            items.tofile(file)
+            self.lake.upload(path, file)
         for older, _, _ in self.lake.list(self.folder):
             if older != path:
                 self.lake.delete(older)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark import SparkFiles
 from pyspark.sql import SparkSession
@@ -29,8 +30,10 @@ BULK = "bulk"
 EMBEDDINGS = "embeddings"
 WRITTEN = "written.json"
 WRITTEN_DDL = "rows bigint, path string"
-# Item embeddings of one file.
+# Item embeddings, user embeddings, and users with their lists of one file: a task holds one of them.
 ITEMS_PER_FILE = 200_000
+USERS_PER_FILE = 200_000
+LISTS_PER_FILE = 200_000
 
 
 def is_written(lake: Lake, folder: str, told: dict[str, Any]) -> bool:
@@ -85,7 +88,7 @@ def opened(models: Lake, version: str) -> Model:
 def bulk(
     spark: SparkSession, lake: Lake, models: Lake, version: str, dataset: Dataset, settings: Settings, partitions: int, length: int, hide: str
 ) -> dict[str, Any]:
-    """Lists for every user, as JSON Lines in Personalize's batch form and as Parquet, a pair of files for each partition."""
+    """Lists for every user, as JSON Lines in Personalize's batch form and as Parquet, pairs of files for each partition."""
     folder = f"{BULK}/{version}"
     told = {"dataset": dataset.number, "length": length, "hide": hide}
     if is_written(lake, folder, told):
@@ -96,10 +99,10 @@ def bulk(
     def run(batches: Batches) -> Iterator[pa.RecordBatch]:
         model = opened(models, version)
         lists = (model.bulk_lists(histories, length, hide=hide) for histories in anabranch.join_histories(batches, settings))
-        parquet, lines, users = encoded(lists)
-        if users:
+        for part, batches in enumerate(parts_of(lists, LISTS_PER_FILE)):
+            parquet, lines, users = encoded(batches)
             for ending, data in (("parquet", parquet), ("jsonl.zst", lines)):
-                path = f"{folder}/recommendations-{partition_number():05d}.{ending}"
+                path = f"{folder}/recommendations-{partition_number():05d}-{part:03d}.{ending}"
                 lake.put(path, data)
                 yield batch_of(WRITTEN_DDL, [[users if ending == "parquet" else 0], [path]])
 
@@ -108,14 +111,33 @@ def bulk(
     return {"users": sum(row.rows for row in written), "folder": folder, "is_new": True}
 
 
+def parts_of(batches: Iterable[pa.RecordBatch], users: int) -> Iterator[Iterator[pa.RecordBatch]]:
+    """The batches that hold rows, dealt in order: a part ends with the batch that brings it to `users` or more. A user's rows stand in one batch.
+    A part has to be taken whole before the next."""
+    filled = (batch for batch in batches if batch.num_rows)
+    first = next(filled, None)
+    while first is not None:
+        left = users
+
+        def part(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+            nonlocal left, first
+            while batch is not None:
+                yield batch
+                left -= pc.count_distinct(batch.column("user_id")).as_py()
+                batch = next(filled, None)
+                if left <= 0:
+                    break
+            first = batch
+
+        yield part(first)
+
+
 def encoded(batches: Iterable[pa.RecordBatch]) -> tuple[bytes, bytes, int]:
     """Lists as (Parquet, zstd of JSON Lines, number of users)."""
     parquet, packed, users = io.BytesIO(), pa.BufferOutputStream(), 0
     table = None
     with pa.CompressedOutputStream(packed, "zstd") as lines:
         for batch in batches:
-            if not batch.num_rows:
-                continue
             if table is None:
                 table = pq.ParquetWriter(parquet, batch.schema, compression="zstd")
             table.write_batch(batch)
@@ -185,6 +207,17 @@ def user_rows(keys: Sequence[bytes], factors: F32, entries: np.ndarray) -> tuple
     places = [place for place, key in enumerate(keys) if key[:1] == b"u"]
     ids = [bytes(keys[place][1:]).decode() for place in places]
     return ids, factors[places], [{"items": int(entries[place])} for place in places]
+
+
+def write_users(lake: Lake, folder: str, keys: Sequence[bytes], factors: F32, entries: np.ndarray) -> list[str]:
+    """User embeddings."""
+    paths = []
+    for begin in range(0, len(keys), USERS_PER_FILE):
+        part = slice(begin, begin + USERS_PER_FILE)
+        path = f"{folder}/users-{begin // USERS_PER_FILE:05d}.parquet"
+        lake.put(path, vectors_table(*user_rows(keys[part], factors[part], entries[part])))
+        paths.append(path)
+    return paths
 
 
 def solve_and_write(

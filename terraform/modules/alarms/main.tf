@@ -13,20 +13,21 @@ locals {
     ? ["AWS/Lambda", "IteratorAge", { FunctionName = var.functions["stream"] }]
     : ["AWS/Firehose", "KinesisMillisBehindLatest", { DeliveryStreamName = var.firehose_name }]
   )
-  retention_ms = var.retention_hours * 3600 * 1000
+  # Attempts may take minutes each, so one bad minute in five is a failure that stays.
+  in_15_minutes = { periods = 15, bad_periods = 3, period_s = 60 }
 
   # One metric against one bound: [namespace, name, dimensions], statistic, bound, periods of so many seconds.
   simple = merge(
     {
-      lag = {
-        why    = "Reading is more than a minute behind for 5 minutes"
+      lag = merge(local.in_15_minutes, {
+        why    = "Reading is more than a minute behind in 3 of 15 minutes"
         metric = local.stream_age
-        stat   = "Maximum", over = 60000, periods = 5, period_s = 60
-      }
+        stat   = "Maximum", over = 60000
+      })
       lag-near-retention = {
-        why    = "Reading is behind by a quarter of what the stream keeps: what expires unread is lost"
+        why    = "Reading is behind by a quarter of the age at which records are not read any more"
         metric = local.stream_age
-        stat   = "Maximum", over = local.retention_ms / 4, periods = 2, period_s = 60
+        stat   = "Maximum", over = 1000 * var.read_within_s / 4, periods = 2, period_s = 60
       }
       latency = {
         why    = "One list in a hundred comes more than a minute after its record arrived, for 5 minutes"
@@ -69,16 +70,17 @@ locals {
         stat   = "Sum", over = 0, periods = 15, period_s = 60
       }
     },
-    { for name, function in local.functions : "${name}-errors" => {
-      why    = "The function ${name} fails for 5 minutes"
+    { for name, function in local.functions : "${name}-errors" => merge(local.in_15_minutes, {
+      why    = "The function ${name} fails in 3 of 15 minutes"
       metric = ["AWS/Lambda", "Errors", { FunctionName = function }]
-      stat   = "Sum", over = 0, periods = 5, period_s = 60
-    } },
+      stat   = "Sum", over = 0
+    }) },
+    # The schedule of `notify` meets the run before whenever that takes more than a minute, and is throttled by design.
     { for name, function in local.functions : "${name}-throttles" => {
       why    = "The function ${name} is not let run: its reserved concurrency or the account's is used up"
       metric = ["AWS/Lambda", "Throttles", { FunctionName = function }]
       stat   = "Sum", over = 0, periods = 5, period_s = 60
-    } },
+    } if name != "notify" },
     { for name, table in var.tables : "${name}-write-throttled" => {
       why    = "Writes to the table ${name} are throttled for 5 minutes"
       metric = ["AWS/DynamoDB", "WriteThrottleEvents", { TableName = table }]
@@ -128,6 +130,8 @@ locals {
         metric = [local.namespace, "NotificationsRetried", local.dimensions]
         stat   = "Sum", over = 0, periods = 3, period_s = 300, missing = "notBreaching"
       }
+    } : {},
+    var.has_notifications && var.is_streaming ? {
       notifications-waiting = {
         why = "The oldest due notification waits too long, or nobody sends"
         # Behind transform a notice waits for what Firehose may still hold. Nothing at all for 10 minutes means that nobody sends.
@@ -137,7 +141,8 @@ locals {
     } : {},
   )
 
-  # Several metrics in one expression; each is the sum of ours with this name.
+  # Several metrics in one expression; each is the sum of ours with this name, and the last that of `incoming`, if it is asked for.
+  incoming = ["AWS/Kinesis", "IncomingRecords", { StreamName = var.stream_name }]
   math = merge(
     {
       dead-letters = {
@@ -158,6 +163,14 @@ locals {
         compare    = "GreaterThanThreshold", bound = 0, periods = 1, period_s = 300, missing = "notBreaching"
       }
     },
+    var.is_streaming ? {
+      # The age of what is read is told by who reads: nobody tells it when nobody does.
+      reading-stopped = {
+        why     = "Records come into the stream and none is read, for 15 minutes and as long as a batch may wait"
+        sums    = ["EventsIn"], expression = "IF(FILL(m1, 0) > 0 AND FILL(m0, 0) == 0, 1, 0)", beside = [local.incoming]
+        compare = "GreaterThanThreshold", bound = 0, periods = 3 + ceil(var.batch_wait_s / 300), period_s = 300, missing = "notBreaching"
+      }
+    } : {},
     var.expects_events ? {
       no-events = {
         why     = "No event came in for 15 minutes"
@@ -166,6 +179,10 @@ locals {
       }
     } : {},
   )
+
+  math_metrics = { for name, alarm in local.math :
+    name => concat([for sum in alarm.sums : [local.namespace, sum, local.dimensions]], try(alarm.beside, []))
+  }
 
   is_percentile = { for name, alarm in local.simple : name => startswith(alarm.stat, "p") }
 }
@@ -184,6 +201,7 @@ resource "aws_cloudwatch_metric_alarm" "simple" {
   threshold           = each.value.over
   period              = each.value.period_s
   evaluation_periods  = each.value.periods
+  datapoints_to_alarm = try(each.value.bad_periods, null)
   treat_missing_data  = try(each.value.missing, "notBreaching")
   actions_enabled     = true
   alarm_actions       = [var.topic_arn]
@@ -211,16 +229,16 @@ resource "aws_cloudwatch_metric_alarm" "math" {
   }
 
   dynamic "metric_query" {
-    for_each = { for place, name in each.value.sums : "m${place}" => name }
+    for_each = { for place, metric in local.math_metrics[each.key] : "m${place}" => metric }
 
     content {
       id          = metric_query.key
       return_data = false
 
       metric {
-        namespace   = local.namespace
-        metric_name = metric_query.value
-        dimensions  = local.dimensions
+        namespace   = metric_query.value[0]
+        metric_name = metric_query.value[1]
+        dimensions  = metric_query.value[2]
         stat        = "Sum"
         period      = each.value.period_s
       }

@@ -23,8 +23,18 @@ variable "stream_name" {
   type        = string
 }
 
-variable "retention_hours" {
-  description = "How long the stream keeps records, in hours."
+variable "read_within_s" {
+  description = "Age at which records are not read any more, in seconds."
+  type        = number
+}
+
+variable "is_streaming" {
+  description = "Whether the functions read the stream, and send."
+  type        = bool
+}
+
+variable "batch_wait_s" {
+  description = "Longest wait for a batch, in seconds."
   type        = number
 }
 

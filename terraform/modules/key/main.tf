@@ -59,13 +59,22 @@ resource "aws_kms_key" "this" {
         ] } }
       },
       {
-        # Alarms, events, buckets and the budget write into the encrypted topic of alerts.
+        # Alarms, buckets and the budget write into the encrypted topic of alerts.
         Sid       = "Publishers"
         Effect    = "Allow"
-        Principal = { Service = ["cloudwatch.amazonaws.com", "events.amazonaws.com", "s3.amazonaws.com", "budgets.amazonaws.com"] }
+        Principal = { Service = ["cloudwatch.amazonaws.com", "s3.amazonaws.com", "budgets.amazonaws.com"] }
         Action    = ["kms:Decrypt", "kms:GenerateDataKey"]
         Resource  = "*"
         Condition = { StringEquals = { "aws:SourceAccount" = var.account_id } }
+      },
+      {
+        # So do events. EventBridge tells a key no source account, so the topic bounds it.
+        Sid       = "Events"
+        Effect    = "Allow"
+        Principal = { Service = "events.amazonaws.com" }
+        Action    = ["kms:Decrypt", "kms:GenerateDataKey"]
+        Resource  = "*"
+        Condition = { StringEquals = { "kms:EncryptionContext:aws:sns:topicArn" = var.alerts_topic_arn } }
       },
       {
         # S3 Vectors indexes in the background what vectors-s3 keeps.

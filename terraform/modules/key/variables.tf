@@ -17,3 +17,8 @@ variable "account_id" {
   description = "Account of the deployment."
   type        = string
 }
+
+variable "alerts_topic_arn" {
+  description = "ARN of the topic that events are told to."
+  type        = string
+}

@@ -63,8 +63,10 @@ resource "aws_glue_security_configuration" "this" {
 }
 
 resource "aws_cloudwatch_log_group" "this" {
-  # Glue adds the security configuration to the name that it is given, so that encrypted logs have a group of their own.
-  name              = "/aws-glue/jobs/${var.name}-${aws_glue_security_configuration.this.name}"
+  # What the job prints, and what Spark does. Where a security configuration encrypts them, Glue names the groups after it and the role.
+  for_each = toset(["output", "error"])
+
+  name              = "/aws-glue/jobs/${aws_glue_security_configuration.this.name}-role/${aws_iam_role.this.name}/${each.key}"
   retention_in_days = var.log_retention_days
   kms_key_id        = var.kms_key_arn
 }
@@ -209,14 +211,13 @@ resource "aws_glue_job" "this" {
       "--job-language"              = "python"
       "--additional-python-modules" = local.at["wheel"]
       # The dataset's newest manifest says what was read: it moves with the data, as a bookmark of Glue's would not.
-      "--job-bookmark-option"              = "job-bookmark-disable"
-      "--TempDir"                          = "s3://${var.artefacts.name}/${var.temporary_prefix}"
-      "--enable-metrics"                   = "true"
-      "--enable-continuous-cloudwatch-log" = "true"
-      "--continuous-log-logGroup"          = "/aws-glue/jobs/${var.name}"
+      "--job-bookmark-option" = "job-bookmark-disable"
+      "--TempDir"             = "s3://${var.artefacts.name}/${var.temporary_prefix}"
+      "--enable-metrics"      = "true"
     },
     # scripts/glue_job.py's own.
     {
+      "--region"      = var.region
       "--raw"         = "s3://${var.raw.name}/${var.raw_prefix}"
       "--lake"        = "s3://${var.lake.name}"
       "--models"      = "s3://${var.models.name}"

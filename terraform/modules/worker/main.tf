@@ -2,7 +2,7 @@
 # (`stream`), and an operator's `models`, `forget`, `etl` and `train`. Nothing here has it by itself.
 
 locals {
-  statements = {
+  statements = merge({
     # aws/src/kinesis/sdk.rs: polling, the shards, the stream's creation time.
     Stream = {
       actions   = ["kinesis:DescribeStreamSummary", "kinesis:GetRecords", "kinesis:GetShardIterator", "kinesis:ListShards"]
@@ -58,7 +58,13 @@ locals {
       actions   = ["kms:Decrypt", "kms:GenerateDataKey"]
       resources = [var.kms_key_arn]
     }
-  }
+    }, var.topic_arn == null ? {} : {
+    # aws/src/sns/channel.rs: whichever worker has the lease of notifications sends them.
+    Publish = {
+      actions   = ["sns:Publish"]
+      resources = [var.topic_arn]
+    }
+  })
 }
 
 resource "aws_iam_policy" "this" {

@@ -13,6 +13,11 @@ variable "table_arns" {
   type        = map(string)
 }
 
+variable "topic_arn" {
+  description = "ARN of the topic of notifications; null without."
+  type        = string
+}
+
 variable "raw_arn" {
   description = "ARN of the bucket of raw interactions."
   type        = string

@@ -1,5 +1,5 @@
-//! Which shards this process reads now. It has no threads and keeps no time: whoever drives it says what time it is and
-//! how far its own workers came.
+//! Which shards this process reads now. It has no threads: whoever drives it brings the clock and says how far its own workers
+//! came.
 //!
 //! Shards are listed now and then; leases are renewed in every round. An open shard cannot be read to its end, so only
 //! closed ones are asked for their checkpoint in every listing, until they are done: in quiet times a round costs one
@@ -8,6 +8,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use anabranch_stream::Clock;
 use anabranch_stream::ports::{Checkpoint, PortError, ShardId, StateStore};
 
 use crate::api::{KinesisApi, Shard, all_shards};
@@ -54,9 +55,10 @@ impl Coordinator {
     pub fn round(
         &mut self,
         own: &HashMap<ShardId, Checkpoint>,
-        now_us: u64,
+        clock: &dyn Clock,
         is_news: bool,
     ) -> Result<BTreeSet<ShardId>, PortError> {
+        let now_us = clock.monotonic_us();
         for (shard, checkpoint) in own {
             let held = self.checkpoints.entry(*shard).or_insert(*checkpoint);
             *held = held.furthest(*checkpoint);
@@ -66,7 +68,7 @@ impl Coordinator {
             self.list(own)?;
             self.listed_us = Some(now_us);
         }
-        self.taker.run(&*self.leases, &plan(&self.shards, &self.checkpoints), now_us)
+        self.taker.run(&*self.leases, &plan(&self.shards, &self.checkpoints), clock)
     }
 
     fn list(&mut self, own: &HashMap<ShardId, Checkpoint>) -> Result<(), PortError> {
@@ -87,12 +89,12 @@ impl Coordinator {
     }
 
     /// Gives every lease of ours back.
-    pub fn release(&mut self, now_us: u64) -> Result<(), PortError> {
+    pub fn release(&mut self, clock: &dyn Clock) -> Result<(), PortError> {
         let mut states = plan(&self.shards, &self.checkpoints);
         // Nothing is to be read here any more.
         for state in &mut states {
             state.status = ShardStatus::Drained;
         }
-        self.taker.run(&*self.leases, &states, now_us).map(|_| ())
+        self.taker.run(&*self.leases, &states, clock).map(|_| ())
     }
 }

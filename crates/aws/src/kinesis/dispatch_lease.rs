@@ -84,21 +84,22 @@ impl DispatchLeaseTaker {
     /// Renews the lease, or takes it if nobody keeps it. Whether it is ours now. After an error what was held goes on
     /// until its time is over.
     pub fn run(&mut self, table: &dyn DispatchLeaseTable, clock: &dyn Clock) -> Result<bool, PortError> {
-        // Before the write: whoever sees it sees it later.
-        let now_us = clock.monotonic_us();
+        // Before the write: whoever sees it sees it later. And before the read, which may take long: until then at least a counter
+        // that did not move stood still, while one that moved may have done so until the read's end.
+        let asked_us = clock.monotonic_us();
         let found = table.dispatch_lease()?;
         if let Some(lease) = &found
             && self.seen.is_none_or(|seen| seen.counter != lease.counter)
         {
-            self.seen = Some(Sighting { counter: lease.counter, since_us: now_us });
+            self.seen = Some(Sighting { counter: lease.counter, since_us: clock.monotonic_us() });
         }
         let is_free = found.as_ref().is_none_or(|lease| {
-            let is_still = self.seen.is_some_and(|seen| now_us.saturating_sub(seen.since_us) >= self.failover_us);
+            let is_still = self.seen.is_some_and(|seen| asked_us.saturating_sub(seen.since_us) >= self.failover_us);
             lease.owner.is_none() || lease.owner.as_deref() == Some(&*self.own) || is_still
         });
         let is_ours =
             is_free && table.write_dispatch_lease(&self.next(found.as_ref(), true), counter(found.as_ref()))?;
-        self.right.set(if is_ours { now_us.saturating_add(self.failover_us) } else { 0 });
+        self.right.set(if is_ours { asked_us.saturating_add(self.failover_us) } else { 0 });
         Ok(is_ours)
     }
 
@@ -167,6 +168,34 @@ mod tests {
         assert!(!b.run(&table, &clock).unwrap(), "it knows of no time in which nothing moved");
         clock.advance_ms(FAILOVER_MS);
         assert!(b.run(&table, &clock).unwrap());
+    }
+
+    #[test]
+    fn a_slow_read_takes_nothing_from_who_renews() {
+        #[derive(Debug)]
+        struct Slow<'a>(&'a MemoryLeases, &'a SimClock, u64);
+        impl DispatchLeaseTable for Slow<'_> {
+            fn dispatch_lease(&self) -> Result<Option<DispatchLease>, PortError> {
+                self.1.advance_ms(self.2);
+                self.0.dispatch_lease()
+            }
+            fn write_dispatch_lease(&self, lease: &DispatchLease, expected: Option<u64>) -> Result<bool, PortError> {
+                self.0.write_dispatch_lease(lease, expected)
+            }
+        }
+        let (table, clock) = (MemoryLeases::default(), SimClock::default());
+        let (mut a, mut b) = (taker("a"), taker("b"));
+        assert!(a.run(&table, &clock).unwrap() && !b.run(&table, &clock).unwrap());
+        // While b waits for its answer, a renews.
+        clock.advance_ms(FAILOVER_MS / 3);
+        assert!(a.run(&table, &clock).unwrap());
+        assert!(!b.run(&Slow(&table, &clock, 2 * FAILOVER_MS), &clock).unwrap());
+        assert!(!b.run(&table, &clock).unwrap(), "what moved was seen just now");
+        assert!(
+            !b.run(&Slow(&table, &clock, 2 * FAILOVER_MS), &clock).unwrap(),
+            "until it asked it was still for a moment"
+        );
+        assert!(b.run(&table, &clock).unwrap(), "now it was still for long");
     }
 
     #[test]

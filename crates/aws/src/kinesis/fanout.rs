@@ -5,6 +5,10 @@
 //! back-off: leases may be wrong for a while. An event that names child shards is the shard's last. Events are taken only
 //! when everything before them was handed out, so Kinesis is slowed down by a slow worker, and memory stays within one
 //! event of ours and a few of the connection's.
+//!
+//! Kinesis pushes an event every few seconds even where there is nothing to say. So a subscription that is silent for
+//! longer has lost its connection without a word, and another one is begun; and one that nobody listened to for a while may
+//! hold events that tell of a time long past, and another one is begun before it is believed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +24,10 @@ use crate::api::{ApiError, KinesisApi, Pushed, StartingPosition, Subscription};
 
 /// Kinesis refuses a second subscription of a consumer to a shard within five seconds of the first.
 const SUBSCRIBE_INTERVAL_US: u64 = 5_000_000;
+/// A subscription that says nothing for so long is dead. The Kinesis Client Library waits as long.
+const SILENCE_MS: u64 = 35_000;
+/// What lay unread for so long (a worker that waited for its sink, a machine that was suspended) is not listened to any more.
+const UNHEARD_MS: u64 = 10_000;
 
 /// How a subscription is listened to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,12 +48,36 @@ pub struct FanOutReader {
     api: Arc<dyn KinesisApi>,
     shard: ShardId,
     wait: Duration,
+    clock: Arc<dyn Clock>,
     pace: Pace,
     backlog: Backlog,
     source: Source,
     /// Everything up to here was pushed; beyond the backlog's position where no records came.
     continuation: Option<SequenceNumber>,
     behind_ms: Option<u64>,
+    /// The subscription's last sign of life.
+    heard: Moment,
+    /// When it was listened to last.
+    listened: Moment,
+}
+
+/// A moment by both clocks: the monotonic one may stand still while the machine is suspended, the other one may step.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    wall_ms: i64,
+    monotonic_us: u64,
+}
+
+impl Moment {
+    fn now(clock: &dyn Clock) -> Self {
+        Self { wall_ms: clock.now_ms(), monotonic_us: clock.monotonic_us() }
+    }
+
+    /// How long after `earlier` this is, by the clock that says more.
+    fn since_ms(self, earlier: Self) -> u64 {
+        let wall_ms = u64::try_from(self.wall_ms.saturating_sub(earlier.wall_ms)).unwrap_or(0);
+        wall_ms.max(self.monotonic_us.saturating_sub(earlier.monotonic_us) / 1000)
+    }
 }
 
 #[derive(Debug)]
@@ -65,11 +97,15 @@ impl FanOutReader {
         clock: Arc<dyn Clock>,
         patience: Patience,
     ) -> Self {
+        let now = Moment::now(&*clock);
         Self {
             api,
             shard,
             wait: Duration::from_millis(settings.wait_ms),
-            pace: Pace::new(clock, patience),
+            heard: now,
+            listened: now,
+            pace: Pace::new(Arc::clone(&clock), patience),
+            clock,
             backlog: Backlog::new(Position::START),
             source: Source::None,
             continuation: None,
@@ -86,19 +122,34 @@ impl FanOutReader {
         }
     }
 
-    /// Takes the next event, subscribing first if need be. The backlog is empty. Whether there was one.
+    /// Lets a subscription go that was not listened to for long, or that says nothing any more.
+    fn let_go_of_the_dead(&mut self) {
+        let now = Moment::now(&*self.clock);
+        if let Source::Subscribed(_) = self.source
+            && (now.since_ms(self.listened) >= UNHEARD_MS || now.since_ms(self.heard) >= SILENCE_MS)
+        {
+            self.source = Source::None;
+        }
+    }
+
+    /// Takes the next event, subscribing first if need be. The backlog is empty. Whether one came meanwhile.
     fn receive(&mut self) -> Result<bool, ApiError> {
         if matches!(self.source, Source::None) {
             let from = self.starting_position();
             self.pace.hold(SUBSCRIBE_INTERVAL_US);
             self.source = Source::Subscribed(self.api.subscribe_to_shard(self.shard, from)?);
+            let now = Moment::now(&*self.clock);
+            (self.heard, self.listened) = (now, now);
         }
         let Source::Subscribed(subscription) = &mut self.source else { return Ok(false) };
-        match subscription.next(self.wait)? {
+        let pushed = subscription.next(self.wait)?;
+        self.listened = Moment::now(&*self.clock);
+        match pushed {
             Pushed::Nothing => {}
             Pushed::Ended => self.source = Source::None,
             Pushed::Event(event) => {
                 self.pace.succeeded();
+                self.heard = self.listened;
                 self.backlog.push(event.records);
                 self.behind_ms = event.behind_ms;
                 // Without one the next subscription begins after the last record.
@@ -106,7 +157,7 @@ impl FanOutReader {
                 if event.is_end_of_shard {
                     self.source = Source::EndOfShard;
                 }
-                return Ok(true);
+                return Ok(event.is_fresh);
             }
         }
         Ok(false)
@@ -127,6 +178,9 @@ impl ShardReader for FanOutReader {
             self.backlog = Backlog::new(after);
             self.source = Source::None;
             self.continuation = None;
+        }
+        if self.backlog.is_empty() {
+            self.let_go_of_the_dead();
         }
         let mut is_news = false;
         // Waiting is no new failure, or a worker that comes by often would wait for ever.

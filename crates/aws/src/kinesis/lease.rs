@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
+use anabranch_stream::Clock;
 use anabranch_stream::ports::{Checkpoint, ParseError, PortError, Position, ShardId};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -133,9 +134,14 @@ impl Sightings {
         }
     }
 
-    fn is_expired(&self, lease: &Lease, now_us: u64, settings: &LeaseSettings) -> bool {
+    /// For how many fail-over times the lease is known to have stood still.
+    fn still(&self, lease: &Lease, now_us: u64, settings: &LeaseSettings) -> u64 {
         let still_us = self.0.get(&lease.key).map_or(0, |seen| now_us.saturating_sub(seen.since_us));
-        lease.owner.is_none() || still_us >= settings.failover_ms.saturating_mul(1000)
+        still_us / settings.failover_ms.saturating_mul(1000).max(1)
+    }
+
+    fn is_expired(&self, lease: &Lease, now_us: u64, settings: &LeaseSettings) -> bool {
+        lease.owner.is_none() || self.still(lease, now_us, settings) >= 1
     }
 }
 
@@ -163,7 +169,8 @@ pub enum LeaseAction {
 ///
 /// Everybody aims at an equal share: readable shards divided by live workers, rounded up. Free leases are taken first;
 /// only when there are none is one stolen, from the worker that has most, and only if that evens them out (it has
-/// two more than we have), so a balanced table stays as it is.
+/// two more than we have), so a balanced table stays as it is. What nobody takes for two fail-over times, since those whose
+/// share it is may hold no more, is taken beyond the share.
 pub fn step(
     seen: &Sightings,
     table: &[Lease],
@@ -204,7 +211,15 @@ pub fn step(
     let own_count = held.get(own).map_or(0, Vec::len);
     // Each worker has an order of its own, so that they seldom race for the same lease.
     free.sort_by_key(|lease| order(own, lease.key));
-    let mut taken: Vec<&Lease> = free.into_iter().take(share.saturating_sub(own_count)).collect();
+    let (mut in_share, mut room) = (share.saturating_sub(own_count), settings.leases_max.saturating_sub(own_count));
+    free.retain(|lease| {
+        let is_taken = in_share > 0 || (room > 0 && seen.still(lease, now_us, settings) >= 2);
+        if is_taken {
+            (in_share, room) = (in_share.saturating_sub(1), room.saturating_sub(1));
+        }
+        is_taken
+    });
+    let mut taken = free;
     if taken.is_empty() && own_count < share {
         let richest = held.values().max_by_key(|leases| leases.len()).map_or(&[][..], Vec::as_slice);
         if richest.len() >= own_count + 2 {
@@ -272,12 +287,15 @@ impl LeaseTaker {
         &mut self,
         table: &dyn LeaseTable,
         shards: &[ShardState],
-        now_us: u64,
+        clock: &dyn Clock,
     ) -> Result<BTreeSet<ShardId>, PortError> {
+        // A read may take long. A counter that moved was seen at its end at the latest, and one that did not stood still until its
+        // beginning at least: so a slow read makes nobody look dead.
+        let asked_us = clock.monotonic_us();
         let leases = table.leases()?;
-        self.seen.observe(&leases, now_us);
+        self.seen.observe(&leases, clock.monotonic_us());
         let mut held = BTreeSet::new();
-        for action in step(&self.seen, &leases, shards, &self.own, now_us, &self.settings) {
+        for action in step(&self.seen, &leases, shards, &self.own, asked_us, &self.settings) {
             match action {
                 LeaseAction::Create(lease) => {
                     table.create(&lease)?;

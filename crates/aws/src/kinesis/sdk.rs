@@ -194,11 +194,14 @@ struct SdkSubscription {
 impl Subscription for SdkSubscription {
     fn next(&mut self, wait: Duration) -> Result<Pushed, ApiError> {
         let receiver = &mut self.receiver;
+        if let Ok(event) = receiver.try_recv() {
+            return event.map(Pushed::Event);
+        }
         let next = self.runtime.block_on(async { tokio::time::timeout(wait, receiver.recv()).await });
         match next {
             Err(_) => Ok(Pushed::Nothing),
             Ok(None) => Ok(Pushed::Ended),
-            Ok(Some(event)) => event.map(Pushed::Event),
+            Ok(Some(event)) => event.map(|event| Pushed::Event(SubscriptionEvent { is_fresh: true, ..event })),
         }
     }
 }
@@ -278,6 +281,7 @@ fn subscription_event(event: SubscribeToShardEvent) -> Result<SubscriptionEvent,
         behind_ms: u64::try_from(event.millis_behind_latest()).ok(),
         is_end_of_shard,
         records: data_records(event.records)?,
+        is_fresh: false,
     })
 }
 

@@ -43,6 +43,8 @@ pub struct Faults {
     pub answer_lost: u64,
     /// Subscriptions that end early.
     pub ended: u64,
+    /// Subscriptions whose connection dies without a word.
+    pub silent: u64,
 }
 
 impl Faults {
@@ -56,6 +58,7 @@ impl Faults {
         put_failed: 200,
         answer_lost: 0,
         ended: 100,
+        silent: 20,
     };
 }
 
@@ -415,6 +418,7 @@ impl KinesisApi for SimKinesis {
             index,
             started_ms: now_ms,
             is_done: false,
+            is_silent: false,
         }))
     }
 
@@ -467,6 +471,8 @@ struct SimSubscription {
     index: usize,
     started_ms: i64,
     is_done: bool,
+    /// The connection died, and nobody says so.
+    is_silent: bool,
 }
 
 impl Subscription for SimSubscription {
@@ -474,6 +480,13 @@ impl Subscription for SimSubscription {
         let operation = "SubscribeToShard";
         let now_ms = self.kinesis.clock.now_ms();
         let mut stream = self.kinesis.lock();
+        let rate = stream.faults.silent;
+        self.is_silent |= stream.strikes("silent subscription", rate);
+        if self.is_silent {
+            drop(stream);
+            self.kinesis.clock.advance_ms(wait.as_millis() as u64);
+            return Ok(Pushed::Nothing);
+        }
         let rate = stream.faults.ended;
         if self.is_done
             || now_ms - self.started_ms >= FIVE_MINUTES_MS
@@ -510,6 +523,7 @@ impl Subscription for SimSubscription {
             continuation: (!is_end_of_shard).then_some(continuation),
             behind_ms: Some(behind_ms),
             is_end_of_shard,
+            is_fresh: true,
         }))
     }
 }

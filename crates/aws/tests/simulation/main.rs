@@ -138,6 +138,7 @@ const REACHED: &[&str] = &[
     "kinesis: expired iterator",
     "kinesis: failed record",
     "kinesis: lost answer of PutRecords",
+    "kinesis: silent subscription",
     "kinesis: subscription ended early",
     "kinesis: throttled",
     "model replaced",

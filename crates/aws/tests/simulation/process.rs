@@ -125,7 +125,7 @@ impl Process {
             checkpoints.insert(shard.id, self.shared.state.checkpoint(shard.id)?);
         }
         let states = plan(&shards, &checkpoints);
-        let held = self.taker.run(&self.leases, &states, self.clock.monotonic_us())?;
+        let held = self.taker.run(&self.leases, &states, &*self.clock)?;
         // Whoever is slow to notice goes on with a shard that is another's by now.
         let chance = &self.chance;
         self.workers.retain(|id, _| held.contains(id) || chance.one_in(3));

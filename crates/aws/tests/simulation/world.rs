@@ -122,6 +122,7 @@ impl World {
             put_failed: rate(&[0, 100, 400]),
             answer_lost: rate(&[0, 50, 200]),
             ended: rate(&[0, 0, 100]),
+            silent: rate(&[0, 0, 20]),
         });
         self.kinesis.set_arrival_offset_ms(chance.pick(&[0, 0, 0, 900_000, -900_000, 3_600_000]));
         self.dynamo.set_faults(dynamo::Faults {

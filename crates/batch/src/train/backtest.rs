@@ -125,8 +125,7 @@ fn split(request: &BacktestRequest<'_>, types: &EventTypes) -> Result<Split, Tra
     let split_ms = super::rows::end_ms(request.dataset)? - i64::from(request.training.test_days) * DAY_MS;
     let clean = request.dataset.report().interactions.clean;
     let one_user_in = clean.div_ceil(request.training.evaluation_interactions_max.max(1)).max(1);
-    let bots: std::collections::HashSet<String> =
-        request.dataset.users()?.into_iter().filter(|user| user.is_bot).map(|user| user.id).collect();
+    let bots = request.dataset.bots()?;
     let mut ids: HashMap<ItemKey, String> = HashMap::new();
     let mut owners: HashMap<HistoryKey, (Vec<Entry>, Vec<ItemKey>)> = HashMap::new();
     for interaction in request.dataset.interactions(None) {

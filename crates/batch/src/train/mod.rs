@@ -269,9 +269,12 @@ pub fn train(request: &TrainRequest<'_>) -> Result<TrainOutcome, TrainError> {
         Some(target) => {
             (request.progress)(TrainProgress { phase: "embed", done: 0, total: 0 });
             let stored = embeddings::store(target, &version, &training, &learned.model, &title_refs, request.training)?;
-            // The current model is asked for its vectors until another one is promoted.
-            let current = request.registry.current()?.pointer.map(|pointer| pointer.version.to_string());
-            let in_use: Vec<&str> = std::iter::once(version.as_str()).chain(current.as_deref()).collect();
+            // The current model is asked for its vectors until another one is promoted, and the one before after a rollback.
+            let current = request.registry.current()?.pointer;
+            let served = current.into_iter().flat_map(|pointer| [Some(pointer.version), pointer.previous]);
+            let served: Vec<String> = served.flatten().map(|version| version.to_string()).collect();
+            let in_use: Vec<&str> =
+                std::iter::once(version.as_str()).chain(served.iter().map(String::as_str)).collect();
             embeddings::drop_old(target.store, &in_use, request.training.embedding_versions_kept)?;
             timings.end("embed");
             stored

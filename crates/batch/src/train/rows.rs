@@ -37,7 +37,7 @@ pub fn from_histories(
     types: &EventTypes,
     trend: TrendSettings,
 ) -> Result<TrainingRows, TrainError> {
-    let bots: HashSet<String> = dataset.users()?.into_iter().filter(|user| user.is_bot).map(|user| user.id).collect();
+    let bots = dataset.bots()?;
     let index = ItemIndex::new(item_ids(dataset)?)?;
     let mut demand = Demand::new(index.len(), end_ms(dataset)?, trend).map_err(LearnError::from)?;
     let mut keys = Vec::new();

@@ -11,6 +11,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use anabranch_events::{EventTypes, History, HistoryKey, codec, effective};
 use anabranch_models::learn::{ItemIndex, LearnError};
@@ -57,7 +58,7 @@ pub fn join_histories(
 /// Makes training rows and keeps count of what they say of demand and time.
 #[derive(Clone, Debug)]
 pub struct RowMaker {
-    index: ItemIndex,
+    index: Arc<ItemIndex>,
     types: EventTypes,
     bots: HashSet<Vec<u8>>,
     demand: Demand,
@@ -68,7 +69,7 @@ pub struct RowMaker {
 impl RowMaker {
     /// `as_of_ms` is the end of training's data; users in `bots` get no row.
     pub fn new(
-        index: ItemIndex,
+        index: Arc<ItemIndex>,
         types: EventTypes,
         trend: TrendSettings,
         as_of_ms: i64,
@@ -180,9 +181,10 @@ c,,w,view,1700000004
         }
         assert!(by_key[b"ua".as_slice()].len() == 2 && by_key.contains_key(b"ss2".as_slice()));
         let end_ms = end_ms(&dataset).unwrap();
-        let bots = dataset.users().unwrap().into_iter().filter(|user| user.is_bot).map(|user| user.id);
+        let bots = dataset.bots().unwrap();
         let mut maker =
-            RowMaker::new(expected.index.clone(), types.clone(), TrendSettings::default(), end_ms, bots).unwrap();
+            RowMaker::new(Arc::new(expected.index.clone()), types.clone(), TrendSettings::default(), end_ms, bots)
+                .unwrap();
         // The same rows, dealt to two makers from the last to the first.
         let mut dealt = [maker.clone(), maker.clone()];
         for (number, (key, histories)) in by_key.iter().rev().enumerate() {

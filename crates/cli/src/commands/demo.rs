@@ -167,8 +167,7 @@ fn newest_event(context: &Context, input: &InputOptions, mapping: &Mapping) -> R
 /// Somebody with a small history: enough to have a taste, little enough for a few clicks to show. Always the same one.
 fn shopper(context: &Context, stream: &anabranch_stream::RunningStream) -> Result<HistoryKey, Failure> {
     let lake = context.lake()?;
-    let bots: std::collections::HashSet<String> =
-        Dataset::current(&*lake)?.users()?.into_iter().filter(|user| user.is_bot).map(|user| user.id).collect();
+    let bots = Dataset::current(&*lake)?.bots()?;
     let mut sizes = Vec::new();
     for stored in stream.state().histories(&context.types) {
         let stored = stored?;

@@ -184,7 +184,7 @@ impl Process {
         let committed = |(shard, worker): (&ShardId, &Worker)| (*shard, Checkpoint::After(worker.committed()));
         let mut own: HashMap<ShardId, Checkpoint> = self.workers.iter().map(committed).collect();
         own.extend(&self.ended);
-        let Ok(wanted) = self.coordinator.round(&own, world.clock.monotonic_us(), !self.ended.is_empty()) else {
+        let Ok(wanted) = self.coordinator.round(&own, &*world.clock, !self.ended.is_empty()) else {
             return;
         };
         self.workers.retain(|shard, _| wanted.contains(shard));

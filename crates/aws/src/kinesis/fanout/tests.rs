@@ -104,48 +104,115 @@ fn a_reader_that_is_refused_backs_off() {
 }
 
 #[test]
-fn an_event_without_continuation_is_followed_after_its_records() {
-    #[derive(Debug)]
-    struct Forgetful(crate::testing::SimKinesis);
-    #[derive(Debug)]
-    struct ForgetfulSubscription(Box<dyn Subscription>);
-    impl Subscription for ForgetfulSubscription {
-        fn next(&mut self, wait: Duration) -> Result<Pushed, ApiError> {
-            Ok(match self.0.next(wait)? {
-                Pushed::Event(event) => Pushed::Event(crate::api::SubscriptionEvent { continuation: None, ..event }),
-                other => other,
+fn a_subscription_whose_connection_died_is_followed_by_the_next() {
+    let mut world = World::new(1);
+    let mut reader = MAKE(&world, SHARD, 1);
+    world.put(Put::Plain);
+    let read = world.drain(&mut *reader, Position::START, false);
+    assert_eq!(read, world.expected);
+    let after = read[0].position;
+    world.kinesis.set_faults(Faults { silent: 1000, ..Faults::default() });
+    assert_eq!(world.read(&mut *reader, after, 10, 1000).records, []);
+    world.kinesis.set_faults(Faults::default());
+    world.put(Put::Plain);
+    let mut waited_ms = 0;
+    let found = loop {
+        let page = reader.read_after(after, 10, 1000).unwrap();
+        assert!(!page.is_caught_up() || !page.records.is_empty(), "silence is no word that nothing is there");
+        if !page.records.is_empty() {
+            break page.records;
+        }
+        world.clock.advance_ms(500);
+        waited_ms += 500;
+        assert!(waited_ms < 60_000, "nobody noticed");
+    };
+    assert_eq!(found, world.expected[1..]);
+    assert!(waited_ms >= 20_000, "{waited_ms} ms: an event may be late by a few seconds");
+}
+
+/// A subscription with its events changed on the way.
+#[derive(Debug)]
+struct Changed {
+    kinesis: crate::testing::SimKinesis,
+    change: fn(&mut crate::api::SubscriptionEvent),
+}
+
+#[derive(Debug)]
+struct ChangedSubscription(Box<dyn Subscription>, fn(&mut crate::api::SubscriptionEvent));
+
+impl Subscription for ChangedSubscription {
+    fn next(&mut self, wait: Duration) -> Result<Pushed, ApiError> {
+        let mut pushed = self.0.next(wait)?;
+        if let Pushed::Event(event) = &mut pushed {
+            (self.1)(event);
+        }
+        Ok(pushed)
+    }
+}
+
+impl KinesisApi for Changed {
+    fn describe(&self) -> Result<crate::api::StreamSummary, ApiError> {
+        self.kinesis.describe()
+    }
+    fn list_shards(&self, next_token: Option<&str>) -> Result<crate::api::ShardPage, ApiError> {
+        self.kinesis.list_shards(next_token)
+    }
+    fn get_shard_iterator(&self, shard: ShardId, from: StartingPosition) -> Result<String, ApiError> {
+        self.kinesis.get_shard_iterator(shard, from)
+    }
+    fn get_records(&self, iterator: &str, limit: u32) -> Result<crate::api::RecordsPage, ApiError> {
+        self.kinesis.get_records(iterator, limit)
+    }
+    fn subscribe_to_shard(&self, shard: ShardId, from: StartingPosition) -> Result<Box<dyn Subscription>, ApiError> {
+        Ok(Box::new(ChangedSubscription(self.kinesis.subscribe_to_shard(shard, from)?, self.change)))
+    }
+    fn put_records(&self, records: &[crate::api::PutRecord]) -> Result<Vec<crate::api::PutResult>, ApiError> {
+        self.kinesis.put_records(records)
+    }
+}
+
+fn changed(world: &World, change: fn(&mut crate::api::SubscriptionEvent)) -> FanOutReader {
+    let api = Arc::new(Changed { kinesis: world.kinesis.clone(), change });
+    FanOutReader::new(api, SHARD, FanOutSettings::default(), Arc::clone(&world.clock) as _, world.patience(1))
+}
+
+#[test]
+fn an_event_that_lay_ready_does_not_say_that_nothing_is_there_now() {
+    for (change, is_news) in [
+        ((|event| event.is_fresh = false) as fn(&mut crate::api::SubscriptionEvent), false),
+        (|event| event.is_fresh = true, true),
+    ] {
+        let world = World::new(1);
+        let mut reader = changed(&world, change);
+        let pages: Vec<_> = (0..20)
+            .map(|_| {
+                world.clock.advance_ms(1_000);
+                reader.read_after(Position::START, 10, 10).unwrap()
             })
-        }
+            .collect();
+        assert_eq!(pages.iter().any(Page::is_caught_up), is_news);
     }
-    impl KinesisApi for Forgetful {
-        fn describe(&self) -> Result<crate::api::StreamSummary, ApiError> {
-            self.0.describe()
-        }
-        fn list_shards(&self, next_token: Option<&str>) -> Result<crate::api::ShardPage, ApiError> {
-            self.0.list_shards(next_token)
-        }
-        fn get_shard_iterator(&self, shard: ShardId, from: StartingPosition) -> Result<String, ApiError> {
-            self.0.get_shard_iterator(shard, from)
-        }
-        fn get_records(&self, iterator: &str, limit: u32) -> Result<crate::api::RecordsPage, ApiError> {
-            self.0.get_records(iterator, limit)
-        }
-        fn subscribe_to_shard(
-            &self,
-            shard: ShardId,
-            from: StartingPosition,
-        ) -> Result<Box<dyn Subscription>, ApiError> {
-            Ok(Box::new(ForgetfulSubscription(self.0.subscribe_to_shard(shard, from)?)))
-        }
-        fn put_records(&self, records: &[crate::api::PutRecord]) -> Result<Vec<crate::api::PutResult>, ApiError> {
-            self.0.put_records(records)
-        }
-    }
+}
+
+#[test]
+fn a_subscription_that_nobody_listened_to_is_not_believed() {
+    let world = World::new(1);
+    let mut reader = MAKE(&world, SHARD, 1);
+    let _ = world.read(&mut *reader, Position::START, 10, 10);
+    assert_eq!(world.kinesis.calls("SubscribeToShard"), 1);
+    world.clock.advance_ms(9_000);
+    let _ = world.read(&mut *reader, Position::START, 10, 10);
+    assert_eq!(world.kinesis.calls("SubscribeToShard"), 1, "a slow worker keeps its subscription");
+    world.clock.advance_ms(11_000);
+    let _ = world.read(&mut *reader, Position::START, 10, 10);
+    assert_eq!(world.kinesis.calls("SubscribeToShard"), 2);
+}
+
+#[test]
+fn an_event_without_continuation_is_followed_after_its_records() {
     let mut world = World::new(1);
     world.kinesis.set_faults(Faults { short_pages: 1000, ..Faults::default() });
     (0..10).for_each(|count| world.put(Put::Aggregate(count % 4)));
-    let api = Arc::new(Forgetful(world.kinesis.clone()));
-    let clock = Arc::clone(&world.clock);
-    let mut reader = FanOutReader::new(api, SHARD, FanOutSettings::default(), clock, world.patience(1));
+    let mut reader = changed(&world, |event| event.continuation = None);
     assert_eq!(world.drain(&mut reader, Position::START, false), world.expected);
 }

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use anabranch_stores::backoff::Jitter;
-use anabranch_stream::Clock;
 use anabranch_stream::ports::SequenceNumber;
 use proptest::prelude::*;
 
@@ -62,7 +61,7 @@ impl Fleet {
     fn rounds(&mut self, rounds: usize, shards: &[ShardState]) {
         for _ in 0..rounds {
             for (name, worker) in &mut self.workers {
-                let held = worker.run(&self.table, shards, self.clock.monotonic_us()).unwrap();
+                let held = worker.run(&self.table, shards, &self.clock).unwrap();
                 self.held.insert(name.clone(), held);
                 self.clock.advance_ms(100);
             }
@@ -124,10 +123,77 @@ fn nobody_holds_more_than_the_setting_says() {
     let shards = readable(5);
     let table = MemoryLeases::default();
     let mut worker = LeaseTaker::new("w", LeaseSettings { leases_max: 2, ..LeaseSettings::default() });
-    for round in 0..5 {
-        assert!(worker.run(&table, &shards, round * 3_000_000).unwrap().len() <= 2);
+    let clock = SimClock::default();
+    for _ in 0..20 {
+        assert!(worker.run(&table, &shards, &clock).unwrap().len() <= 2);
+        clock.advance_ms(3_000);
     }
     assert_eq!(counts(&table)["w"], 2);
+}
+
+#[test]
+fn what_a_full_worker_leaves_is_taken_beyond_the_share() {
+    let shards = readable(20);
+    let mut fleet = Fleet::new(1);
+    let small = LeaseTaker::new("small", LeaseSettings { leases_max: 4, ..LeaseSettings::default() });
+    fleet.workers.insert("small".to_owned(), small);
+    fleet.rounds(20, &shards);
+    assert_eq!(counts(&fleet.table), BTreeMap::from([("small".to_owned(), 4), ("worker-0".to_owned(), 16)]));
+    // Somebody with room gets a share of it.
+    fleet.join(1);
+    fleet.rounds(30, &shards);
+    let counts = counts(&fleet.table);
+    assert_eq!((counts["small"], counts["worker-0"], counts["worker-1"]), (4, 9, 7), "a third of twenty is seven");
+}
+
+/// A table whose reads take long.
+#[derive(Debug)]
+struct SlowTable<'a> {
+    table: &'a MemoryLeases,
+    clock: &'a SimClock,
+    read_ms: u64,
+}
+
+impl LeaseTable for SlowTable<'_> {
+    fn leases(&self) -> Result<Vec<Lease>, PortError> {
+        self.clock.advance_ms(self.read_ms);
+        self.table.leases()
+    }
+    fn create(&self, lease: &Lease) -> Result<bool, PortError> {
+        self.table.create(lease)
+    }
+    fn replace(&self, lease: &Lease, expected_counter: u64) -> Result<bool, PortError> {
+        self.table.replace(lease, expected_counter)
+    }
+    fn remove(&self, key: ShardId, expected_counter: u64) -> Result<bool, PortError> {
+        self.table.remove(key, expected_counter)
+    }
+}
+
+#[test]
+fn a_slow_read_of_the_table_makes_nobody_look_dead() {
+    let (shards, clock, table) = (readable(6), SimClock::default(), MemoryLeases::default());
+    let mut alive = LeaseTaker::new("alive", LeaseSettings::default());
+    let mut other = LeaseTaker::new("other", LeaseSettings { leases_max: 1, ..LeaseSettings::default() });
+    for _ in 0..10 {
+        alive.run(&table, &shards, &clock).unwrap();
+        other.run(&table, &shards, &clock).unwrap();
+        clock.advance_ms(3_000);
+    }
+    let held = counts(&table);
+    assert_eq!(held, BTreeMap::from([("alive".to_owned(), 5), ("other".to_owned(), 1)]));
+    let mut other = LeaseTaker::new("other", LeaseSettings::default());
+    other.run(&SlowTable { table: &table, clock: &clock, read_ms: 15_000 }, &shards, &clock).unwrap();
+    // The next round comes at once, before the other had to renew; one lease may be stolen to even out, five may not.
+    other.run(&table, &shards, &clock).unwrap();
+    assert!(counts(&table)["alive"] >= 3, "{:?}", counts(&table));
+    // And one that stands still while a read takes long did so until the read began, no longer.
+    clock.advance_ms(1_000);
+    let mut third = LeaseTaker::new("third", LeaseSettings::default());
+    third.run(&table, &shards, &clock).unwrap();
+    let before = counts(&table);
+    third.run(&SlowTable { table: &table, clock: &clock, read_ms: 15_000 }, &shards, &clock).unwrap();
+    assert!(counts(&table)["alive"] + 1 >= before["alive"], "{before:?}, {:?}", counts(&table));
 }
 
 #[test]
@@ -135,16 +201,18 @@ fn done_shards_are_released_with_their_checkpoint_and_forgotten_when_they_are_no
     let table = MemoryLeases::default();
     let mut worker = LeaseTaker::new("w", LeaseSettings::default());
     let mut shards = vec![state(0, ShardStatus::Readable), state(1, ShardStatus::Waiting)];
-    (0..3).for_each(|round| drop(worker.run(&table, &shards, round).unwrap()));
-    assert_eq!(worker.run(&table, &shards, 3).unwrap(), BTreeSet::from([ShardId(0)]), "a child that waits is not read");
+    let clock = SimClock::default();
+    (0..3).for_each(|_| drop(worker.run(&table, &shards, &clock).unwrap()));
+    let held = worker.run(&table, &shards, &clock).unwrap();
+    assert_eq!(held, BTreeSet::from([ShardId(0)]), "a child that waits is not read");
     shards[0].status = ShardStatus::Drained;
     shards[0].checkpoint = Checkpoint::ShardEnd(Position::whole(SequenceNumber::from(9)));
     shards[1].status = ShardStatus::Readable;
-    assert_eq!(worker.run(&table, &shards, 4).unwrap(), BTreeSet::from([ShardId(1)]));
+    assert_eq!(worker.run(&table, &shards, &clock).unwrap(), BTreeSet::from([ShardId(1)]));
     let lease = table.leases().unwrap().remove(0);
     assert_eq!((lease.owner, lease.checkpoint), (None, LeaseCheckpoint::ShardEnd));
     shards.remove(0);
-    worker.run(&table, &shards, 5).unwrap();
+    worker.run(&table, &shards, &clock).unwrap();
     assert_eq!(table.leases().unwrap().iter().map(|lease| lease.key).collect::<Vec<_>>(), [ShardId(1)]);
 }
 
@@ -153,10 +221,11 @@ fn a_lost_race_is_not_held() {
     let shards = readable(1);
     let table = MemoryLeases::default();
     let mut first = LeaseTaker::new("a", LeaseSettings::default());
-    first.run(&table, &shards, 0).unwrap();
+    let clock = SimClock::default();
+    first.run(&table, &shards, &clock).unwrap();
     // Both saw the free lease with counter 0.
     let seen = table.leases().unwrap();
-    assert_eq!(first.run(&table, &shards, 1).unwrap().len(), 1);
+    assert_eq!(first.run(&table, &shards, &clock).unwrap().len(), 1);
     let actions = step(&Sightings::default(), &seen, &shards, "b", 1, &LeaseSettings::default());
     let [LeaseAction::Take(lease)] = &actions[..] else { panic!("{actions:?}") };
     assert!(!table.replace(lease, 0).unwrap());
