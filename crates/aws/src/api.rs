@@ -256,8 +256,8 @@ pub struct SubscriptionEvent {
     pub behind_ms: Option<u64>,
     /// The shard is closed and these are its last records (`ChildShards` is not empty).
     pub is_end_of_shard: bool,
-    /// Whether it came while it was waited for. What it says of the shard is of the time when it came, and one that lay ready
-    /// may have come long ago.
+    /// Whether it came after the call of [`Subscription::next`] before, or is the first. What it says of the shard is of the time
+    /// when it came, and one that lay ready already then may have come long ago.
     pub is_fresh: bool,
 }
 

@@ -132,7 +132,7 @@ impl FanOutReader {
         }
     }
 
-    /// Takes the next event, subscribing first if need be. The backlog is empty. Whether one came meanwhile.
+    /// Takes the next event, subscribing first if need be. The backlog is empty. Whether one came since the call before.
     fn receive(&mut self) -> Result<bool, ApiError> {
         if matches!(self.source, Source::None) {
             let from = self.starting_position();

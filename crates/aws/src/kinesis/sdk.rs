@@ -158,7 +158,7 @@ impl KinesisApi for SdkKinesis {
                 }
             }
         });
-        Ok(Box::new(SdkSubscription { runtime: self.runtime.clone(), receiver }))
+        Ok(Box::new(SdkSubscription { runtime: self.runtime.clone(), receiver, is_drained: true }))
     }
 
     fn put_records(&self, records: &[PutRecord]) -> Result<Vec<PutResult>, ApiError> {
@@ -189,19 +189,19 @@ impl KinesisApi for SdkKinesis {
 struct SdkSubscription {
     runtime: Handle,
     receiver: Receiver<Result<SubscriptionEvent, ApiError>>,
+    /// Nothing lay ready at the end of the last call.
+    is_drained: bool,
 }
 
 impl Subscription for SdkSubscription {
     fn next(&mut self, wait: Duration) -> Result<Pushed, ApiError> {
         let receiver = &mut self.receiver;
-        if let Ok(event) = receiver.try_recv() {
-            return event.map(Pushed::Event);
-        }
         let next = self.runtime.block_on(async { tokio::time::timeout(wait, receiver.recv()).await });
+        let is_fresh = std::mem::replace(&mut self.is_drained, receiver.is_empty());
         match next {
             Err(_) => Ok(Pushed::Nothing),
             Ok(None) => Ok(Pushed::Ended),
-            Ok(Some(event)) => event.map(|event| Pushed::Event(SubscriptionEvent { is_fresh: true, ..event })),
+            Ok(Some(event)) => event.map(|event| Pushed::Event(SubscriptionEvent { is_fresh, ..event })),
         }
     }
 }
