@@ -190,6 +190,13 @@ impl Shard {
     }
 }
 
+/// Which shards `ListShards` tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShardFilter {
+    /// `AT_TRIM_HORIZON`: those that were open when the oldest record that the stream still holds could arrive.
+    AtTrimHorizon,
+}
+
 /// One page of `ListShards`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ShardPage {
@@ -300,8 +307,8 @@ pub trait KinesisApi: Send + Sync + Debug {
     /// `DescribeStreamSummary`.
     fn describe(&self) -> Result<StreamSummary, ApiError>;
 
-    /// One page of all shards that hold records, closed ones too.
-    fn list_shards(&self, next_token: Option<&str>) -> Result<ShardPage, ApiError>;
+    /// One page of all shards that hold records, closed ones too, or of those that `filter` lets pass.
+    fn list_shards(&self, filter: Option<ShardFilter>, next_token: Option<&str>) -> Result<ShardPage, ApiError>;
 
     /// An iterator, good for five minutes.
     fn get_shard_iterator(&self, shard: ShardId, from: StartingPosition) -> Result<String, ApiError>;
@@ -318,17 +325,27 @@ pub trait KinesisApi: Send + Sync + Debug {
 
 /// All shards, over as many pages as it takes. A token that expires on the way starts the listing again, once.
 pub fn all_shards(api: &dyn KinesisApi) -> Result<Vec<Shard>, ApiError> {
-    match shards_by_page(api) {
-        Err(error) if error.kind == ApiErrorKind::ExpiredToken => shards_by_page(api),
+    filtered_shards(api, None)
+}
+
+/// The shards that were open at the trim horizon: of any other nothing has expired yet. A service that does not know the
+/// filter lists them all.
+pub fn shards_at_trim_horizon(api: &dyn KinesisApi) -> Result<Vec<Shard>, ApiError> {
+    filtered_shards(api, Some(ShardFilter::AtTrimHorizon))
+}
+
+fn filtered_shards(api: &dyn KinesisApi, filter: Option<ShardFilter>) -> Result<Vec<Shard>, ApiError> {
+    match shards_by_page(api, filter) {
+        Err(error) if error.kind == ApiErrorKind::ExpiredToken => shards_by_page(api, filter),
         other => other,
     }
 }
 
-fn shards_by_page(api: &dyn KinesisApi) -> Result<Vec<Shard>, ApiError> {
+fn shards_by_page(api: &dyn KinesisApi, filter: Option<ShardFilter>) -> Result<Vec<Shard>, ApiError> {
     let mut shards = Vec::new();
     let mut token = None;
     loop {
-        let page = api.list_shards(token.as_deref())?;
+        let page = api.list_shards(filter, token.as_deref())?;
         shards.extend(page.shards);
         if page.next_token.is_none() {
             return Ok(shards);

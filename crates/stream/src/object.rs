@@ -197,8 +197,13 @@ pub fn object_name(
     format!("{kind}/day={day}/hour={hour}/{}{}", stem(shard, after), form.into().ending())
 }
 
+/// What the names of a shard's objects begin with, and of no other's.
+pub fn names_of(shard: ShardId) -> String {
+    format!("{:05}-", shard.0)
+}
+
 fn stem(shard: ShardId, after: Position) -> String {
-    format!("{:05}-{after:020}", shard.0)
+    format!("{}{after:020}", names_of(shard))
 }
 
 /// The names that an object at this place has in every form; `path` itself comes last.

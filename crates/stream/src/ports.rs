@@ -227,6 +227,9 @@ pub struct Page {
     pub through: Option<Position>,
     /// The shard was closed (split or merged) and this page holds its last records.
     pub is_end_of_shard: bool,
+    /// It came by itself: what it says of the newest record is not of the time when it was asked for, but of some time
+    /// since the call before.
+    pub is_pushed: bool,
 }
 
 impl Page {
@@ -247,17 +250,22 @@ pub trait ShardReader: Send + Debug {
     /// folder is known by its first record only, so the worker then looks for the chain in a listing of all objects:
     /// an adapter that knows better than "the oldest record is newer than `after`" says so and saves it.
     fn may_lack_after(&mut self, after: Position) -> Result<bool, PortError> {
-        for _ in 0..OLDEST_READS_MAX {
-            let page = self.read_after(Position::START, 1, 1)?;
-            if let Some(oldest) = page.records.first() {
-                return Ok(oldest.position > after);
-            }
-            if page.is_caught_up() {
-                break;
-            }
-        }
-        Ok(true)
+        is_oldest_beyond(self, after)
     }
+}
+
+/// Whether a shard's oldest record comes after `after`, or is not to be found.
+pub fn is_oldest_beyond<R: ShardReader + ?Sized>(reader: &mut R, after: Position) -> Result<bool, PortError> {
+    for _ in 0..OLDEST_READS_MAX {
+        let page = reader.read_after(Position::START, 1, 1)?;
+        if let Some(oldest) = page.records.first() {
+            return Ok(oldest.position > after);
+        }
+        if page.is_caught_up() {
+            break;
+        }
+    }
+    Ok(true)
 }
 
 /// How far a shard is committed.

@@ -260,10 +260,12 @@ impl Worker {
         let page = self.reader.read_after(self.processed, self.shared.settings.micro_batch_records, READ_BYTES_MAX);
         let page = page.map_err(|source| Trouble::reader(self.id, source))?;
         self.shard.update_status(|status| {
-            (status.behind_ms, status.asked_ms) = (page.behind_ms, asked_ms);
+            let asked_before_ms = std::mem::replace(&mut status.asked_ms, asked_ms);
+            status.behind_ms = page.behind_ms;
             if page.records.is_empty() && page.is_caught_up() {
-                // Whatever had arrived when it was asked is applied.
-                status.settled_ms = status.settled_ms.max(asked_ms);
+                // Whatever had arrived then is applied.
+                let told_ms = if page.is_pushed { asked_before_ms.min(asked_ms) } else { asked_ms };
+                status.settled_ms = status.settled_ms.max(told_ms);
             }
         });
         Ok(page)

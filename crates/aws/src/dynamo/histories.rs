@@ -82,8 +82,8 @@ pub struct DynamoState {
     pub(super) patience: Patience,
     /// Where notices wait.
     pub(super) outbox: Option<Table>,
-    /// The outbox as the walk over it found it.
-    pub(super) walk: Mutex<BTreeMap<Place, Notice>>,
+    /// Where everything in the outbox stood when the walk over it began.
+    pub(super) walk: Mutex<BTreeSet<Place>>,
 }
 
 /// What writing did.
@@ -284,6 +284,16 @@ impl DynamoState {
 
     /// The items of `keys` that are there, by key.
     pub(super) fn read(&self, keys: impl Iterator<Item = Value>, what: &str) -> Result<Items, PortError> {
+        self.read_in(&self.table, keys, what)
+    }
+
+    /// The same from any table.
+    pub(super) fn read_in(
+        &self,
+        table: &Table,
+        keys: impl Iterator<Item = Value>,
+        what: &str,
+    ) -> Result<Items, PortError> {
         let mut found = HashMap::new();
         let mut wanted: Vec<Value> = keys.collect::<BTreeSet<_>>().into_iter().collect();
         let mut attempt = 0;
@@ -291,7 +301,7 @@ impl DynamoState {
             let chunks: Vec<Vec<Value>> = wanted.chunks(GET_KEYS_MAX).map(<[Value]>::to_vec).collect();
             let mut left = Vec::new();
             let mut trouble = None;
-            for (chunk, answer) in chunks.iter().zip(self.api.get(&self.table, &chunks)) {
+            for (chunk, answer) in chunks.iter().zip(self.api.get(table, &chunks)) {
                 match answer {
                     Ok(got) => {
                         for item in got.items {
@@ -313,7 +323,7 @@ impl DynamoState {
             if !wanted.is_empty() && !self.patience.wait_after(attempt) {
                 let unprocessed = || {
                     let message = format!("{} keys stay unprocessed", wanted.len());
-                    ApiError::new(ApiErrorKind::Throttled, "BatchGetItem", self.table.resource(), message).into()
+                    ApiError::new(ApiErrorKind::Throttled, "BatchGetItem", table.resource(), message).into()
                 };
                 return Err(trouble.unwrap_or_else(unprocessed).into_port(what));
             }

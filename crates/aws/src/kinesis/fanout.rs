@@ -18,7 +18,7 @@ use anabranch_stream::Clock;
 use anabranch_stream::ports::{Page, PortError, Position, SequenceNumber, ShardId, ShardReader};
 
 use super::backlog::Backlog;
-use super::reader::{Pace, behind_ms};
+use super::reader::{Pace, behind_ms, may_lack_after};
 use super::shards::starting_position;
 use crate::api::{ApiError, KinesisApi, Pushed, StartingPosition, Subscription};
 
@@ -195,7 +195,11 @@ impl ShardReader for FanOutReader {
         }
         let page = self.backlog.page(records_max, bytes_max);
         let is_end_of_shard = matches!(self.source, Source::EndOfShard) && self.backlog.is_empty();
-        Ok(Page { behind_ms: behind_ms(self.behind_ms, is_news), is_end_of_shard, ..page })
+        Ok(Page { behind_ms: behind_ms(self.behind_ms, is_news), is_end_of_shard, is_pushed: true, ..page })
+    }
+
+    fn may_lack_after(&mut self, after: Position) -> Result<bool, PortError> {
+        may_lack_after(&*Arc::clone(&self.api), self.shard, self, after)
     }
 }
 

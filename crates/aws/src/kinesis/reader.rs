@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use anabranch_stores::backoff::Patience;
 use anabranch_stream::Clock;
-use anabranch_stream::ports::{Page, PortError, Position, ShardId, ShardReader};
+use anabranch_stream::ports::{Page, PortError, Position, ShardId, ShardReader, is_oldest_beyond};
 
 use super::backlog::Backlog;
 use super::shards::starting_position;
-use crate::api::{ApiError, ApiErrorKind, GET_RECORDS_MAX, KinesisApi, READS_PER_SECOND};
+use crate::api::{ApiError, ApiErrorKind, GET_RECORDS_MAX, KinesisApi, READS_PER_SECOND, shards_at_trim_horizon};
 
 /// How often a shard is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,6 +155,20 @@ pub(super) fn behind_ms(known: Option<u64>, is_news: bool) -> Option<u64> {
     if is_news { known } else { Some(known.unwrap_or_default().max(1)) }
 }
 
+/// Whether records of `shard` after `after` may be gone. A shard that began after the trim horizon lost none: so the
+/// children of a split, which nobody has read yet, cost one listing of shards and not one of everything delivered.
+pub(super) fn may_lack_after<R: ShardReader>(
+    api: &dyn KinesisApi,
+    shard: ShardId,
+    reader: &mut R,
+    after: Position,
+) -> Result<bool, PortError> {
+    if after == Position::START && shards_at_trim_horizon(api)?.iter().all(|at_horizon| at_horizon.id != shard) {
+        return Ok(false);
+    }
+    is_oldest_beyond(reader, after)
+}
+
 impl ShardReader for PollingReader {
     fn read_after(&mut self, after: Position, records_max: usize, bytes_max: usize) -> Result<Page, PortError> {
         if !self.backlog.continues(after) {
@@ -172,6 +186,10 @@ impl ShardReader for PollingReader {
         let page = self.backlog.page(records_max, bytes_max);
         let is_end_of_shard = matches!(self.next, Next::EndOfShard) && self.backlog.is_empty();
         Ok(Page { behind_ms: behind_ms(self.behind_ms, is_news), is_end_of_shard, ..page })
+    }
+
+    fn may_lack_after(&mut self, after: Position) -> Result<bool, PortError> {
+        may_lack_after(&*Arc::clone(&self.api), self.shard, self, after)
     }
 }
 

@@ -9,15 +9,15 @@ use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_kinesis::types::error::SubscribeToShardEventStreamError;
 use aws_sdk_kinesis::types::{
-    PutRecordsRequestEntry, PutRecordsResultEntry, Record, ShardIteratorType, SubscribeToShardEvent,
+    self, PutRecordsRequestEntry, PutRecordsResultEntry, Record, ShardIteratorType, SubscribeToShardEvent,
     SubscribeToShardEventStream,
 };
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::api::{
-    ApiError, ApiErrorKind, DataRecord, KinesisApi, Pushed, PutRecord, PutResult, RecordsPage, Shard, ShardPage,
-    StartingPosition, StreamSummary, Subscription, SubscriptionEvent,
+    ApiError, ApiErrorKind, DataRecord, KinesisApi, Pushed, PutRecord, PutResult, RecordsPage, Shard, ShardFilter,
+    ShardPage, StartingPosition, StreamSummary, Subscription, SubscriptionEvent,
 };
 use crate::failure::{api_error, of_status};
 
@@ -75,13 +75,17 @@ impl KinesisApi for SdkKinesis {
         })
     }
 
-    fn list_shards(&self, next_token: Option<&str>) -> Result<ShardPage, ApiError> {
+    fn list_shards(&self, filter: Option<ShardFilter>, next_token: Option<&str>) -> Result<ShardPage, ApiError> {
         let (operation, resource) = ("ListShards", self.resource());
+        let filter = filter.map(|ShardFilter::AtTrimHorizon| {
+            let filter = types::ShardFilter::builder().r#type(types::ShardFilterType::AtTrimHorizon);
+            filter.build().expect("its one required field is set")
+        });
         let request = self.client.list_shards();
-        // A token names the stream; Kinesis refuses both.
+        // A token names the stream and the filter; Kinesis refuses both.
         let request = match next_token {
             Some(token) => request.next_token(token),
-            None => request.stream_name(&self.stream),
+            None => request.stream_name(&self.stream).set_shard_filter(filter),
         };
         let answer = self.wait(operation, &resource, request.send())?;
         let shards = answer.shards().iter().map(shard).collect::<Result<_, _>>();

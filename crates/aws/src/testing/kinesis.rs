@@ -12,7 +12,7 @@ use md5::{Digest, Md5};
 use super::{START_MS, SimClock};
 use crate::api::{
     ApiError, ApiErrorKind, DataRecord, KinesisApi, Pushed, PutRecord, PutResult, READS_PER_SECOND, RecordsPage, Shard,
-    ShardPage, StartingPosition, StreamSummary, Subscription, SubscriptionEvent,
+    ShardFilter, ShardPage, StartingPosition, StreamSummary, Subscription, SubscriptionEvent,
 };
 
 const FIVE_MINUTES_MS: i64 = 300_000;
@@ -350,14 +350,27 @@ impl KinesisApi for SimKinesis {
         Ok(StreamSummary { arn, created_ms: START_MS, retention_hours: 24 })
     }
 
-    fn list_shards(&self, next_token: Option<&str>) -> Result<ShardPage, ApiError> {
+    /// A token says where to go on, and of which listing.
+    fn list_shards(&self, filter: Option<ShardFilter>, next_token: Option<&str>) -> Result<ShardPage, ApiError> {
         let mut stream = self.lock();
         stream.call("ListShards")?;
-        let from = next_token.map_or(0, |token| token.parse().unwrap());
-        let shards: Vec<Shard> =
-            stream.shards.values().map(|shard| shard.shard.clone()).skip(from).take(LIST_SHARDS_MAX).collect();
-        let next = from + shards.len();
-        Ok(ShardPage { shards, next_token: (next < stream.shards.len()).then(|| next.to_string()) })
+        let (from, is_filtered) = match next_token.map(|token| token.split_once(' ').unwrap()) {
+            Some((from, is_filtered)) => (from.parse().unwrap(), is_filtered.parse().unwrap()),
+            None => (0, filter == Some(ShardFilter::AtTrimHorizon)),
+        };
+        // Nothing of a shard expires before everything of its parents has.
+        let at_horizon = |shard: &&SimShard| {
+            shard.trimmed > 0 || shard.shard.parents().all(|parent| !stream.shards.contains_key(&parent))
+        };
+        let all: Vec<Shard> = stream
+            .shards
+            .values()
+            .filter(|shard| !is_filtered || at_horizon(shard))
+            .map(|shard| shard.shard.clone())
+            .collect();
+        let next = (from + LIST_SHARDS_MAX).min(all.len());
+        let next_token = (next < all.len()).then(|| format!("{next} {is_filtered}"));
+        Ok(ShardPage { shards: all[from.min(next)..next].to_vec(), next_token })
     }
 
     fn get_shard_iterator(&self, shard: ShardId, from: StartingPosition) -> Result<String, ApiError> {

@@ -9,7 +9,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use anabranch_aws::api::{
-    ApiError, KinesisApi, PutRecord, PutResult, RecordsPage, ShardPage, StartingPosition, StreamSummary, Subscription,
+    ApiError, KinesisApi, PutRecord, PutResult, RecordsPage, ShardFilter, ShardPage, StartingPosition, StreamSummary,
+    Subscription,
 };
 use anabranch_aws::dynamo::api::{Condition, DynamoApi, DynamoError, Got, Put, Scanned, Table, Update, Value};
 use anabranch_aws::dynamo::testing::MemoryDynamo;
@@ -97,8 +98,8 @@ impl<S: KinesisApi> KinesisApi for Via<S> {
         self.wire.call("DescribeStreamSummary", || self.service.describe())
     }
 
-    fn list_shards(&self, next_token: Option<&str>) -> Result<ShardPage, ApiError> {
-        self.wire.call("ListShards", || self.service.list_shards(next_token))
+    fn list_shards(&self, filter: Option<ShardFilter>, next_token: Option<&str>) -> Result<ShardPage, ApiError> {
+        self.wire.call("ListShards", || self.service.list_shards(filter, next_token))
     }
 
     fn get_shard_iterator(&self, shard: ShardId, from: StartingPosition) -> Result<String, ApiError> {
@@ -195,6 +196,14 @@ impl<S: ObjectStore> ObjectStore for Via<S> {
 
     fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, LakeError> {
         self.wire.call("ListObjects", || self.service.list(prefix))
+    }
+
+    fn folders(&self, prefix: &str) -> Result<Vec<String>, LakeError> {
+        self.wire.call("ListObjects", || self.service.folders(prefix))
+    }
+
+    fn list_named(&self, prefix: &str, start: &str) -> Result<Vec<ObjectMeta>, LakeError> {
+        self.wire.call("ListObjects", || self.service.list_named(prefix, start))
     }
 
     fn delete(&self, path: &ObjectPath) -> Result<(), LakeError> {

@@ -242,6 +242,14 @@ impl<S: ObjectStore> ObjectStore for FaultyStore<S> {
         self.strike(Operation::List, prefix, |inner| inner.list(prefix))
     }
 
+    fn folders(&self, prefix: &str) -> Result<Vec<String>, LakeError> {
+        self.strike(Operation::List, prefix, |inner| inner.folders(prefix))
+    }
+
+    fn list_named(&self, prefix: &str, start: &str) -> Result<Vec<ObjectMeta>, LakeError> {
+        self.strike(Operation::List, prefix, |inner| inner.list_named(prefix, start))
+    }
+
     fn delete(&self, path: &ObjectPath) -> Result<(), LakeError> {
         self.strike(Operation::Delete, path.as_str(), |inner| inner.delete(path))
     }

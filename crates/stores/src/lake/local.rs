@@ -238,6 +238,23 @@ impl ObjectStore for LocalStore {
         Ok(found)
     }
 
+    fn folders(&self, prefix: &str) -> Result<Vec<String>, LakeError> {
+        let mut below = Vec::new();
+        self.list_folder(&self.root.join(listing_folder(prefix)?), &mut below, &mut Vec::new())?;
+        let names = below.iter().filter_map(|place| place.file_name()?.to_str());
+        let mut names: Vec<String> = names.map(str::to_owned).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn list_named(&self, prefix: &str, start: &str) -> Result<Vec<ObjectMeta>, LakeError> {
+        let mut found = Vec::new();
+        self.list_folder(&self.root.join(listing_folder(prefix)?), &mut Vec::new(), &mut found)?;
+        found.retain(|meta| meta.path.name().starts_with(start));
+        found.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        Ok(found)
+    }
+
     fn delete(&self, path: &ObjectPath) -> Result<(), LakeError> {
         let place = self.file_of(path);
         match fs::symlink_metadata(&place) {

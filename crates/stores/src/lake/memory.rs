@@ -101,6 +101,24 @@ impl ObjectStore for MemoryStore {
             .collect())
     }
 
+    fn folders(&self, prefix: &str) -> Result<Vec<String>, LakeError> {
+        let folder = listing_folder(prefix)?;
+        let state = self.state();
+        let below = state.objects.keys().filter_map(|path| path.within(folder)?.split_once('/'));
+        let mut names: Vec<String> = below.map(|(name, _)| name.to_owned()).collect();
+        names.sort_unstable();
+        names.dedup();
+        Ok(names)
+    }
+
+    fn list_named(&self, prefix: &str, start: &str) -> Result<Vec<ObjectMeta>, LakeError> {
+        let folder = listing_folder(prefix)?;
+        let mut found = self.list(folder)?;
+        let is_named = |name: &str| name.starts_with(start) && !name.contains('/');
+        found.retain(|meta| meta.path.within(folder).is_some_and(is_named));
+        Ok(found)
+    }
+
     fn delete(&self, path: &ObjectPath) -> Result<(), LakeError> {
         self.state().objects.remove(path);
         Ok(())

@@ -48,8 +48,12 @@ impl ObjectPath {
 
     /// Whether the path lies below `folder` (whole segments; the empty folder holds everything).
     pub fn is_below(&self, folder: &str) -> bool {
-        folder.is_empty()
-            || (self.0.len() > folder.len() && self.0.starts_with(folder) && self.0.as_bytes()[folder.len()] == b'/')
+        self.within(folder).is_some()
+    }
+
+    /// What comes after `folder`, if the path lies below it (whole segments; the empty folder holds everything).
+    pub fn within(&self, folder: &str) -> Option<&str> {
+        if folder.is_empty() { Some(&self.0) } else { self.0.strip_prefix(folder)?.strip_prefix('/') }
     }
 }
 

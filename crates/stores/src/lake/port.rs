@@ -66,6 +66,13 @@ pub trait ObjectStore: Send + Sync + Debug {
     /// folder that does not exist is empty.
     fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, LakeError>;
 
+    /// The folders directly below the folder `prefix`, by their last segment, sorted.
+    fn folders(&self, prefix: &str) -> Result<Vec<String>, LakeError>;
+
+    /// The objects directly in the folder `prefix` whose names begin with `start`, sorted by path. On S3 it costs what they
+    /// are, not what else lies there.
+    fn list_named(&self, prefix: &str, start: &str) -> Result<Vec<ObjectMeta>, LakeError>;
+
     /// Removes the object, durably; removing what is not there succeeds.
     fn delete(&self, path: &ObjectPath) -> Result<(), LakeError>;
 
@@ -117,6 +124,12 @@ macro_rules! forward {
             }
             fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, LakeError> {
                 (**self).list(prefix)
+            }
+            fn folders(&self, prefix: &str) -> Result<Vec<String>, LakeError> {
+                (**self).folders(prefix)
+            }
+            fn list_named(&self, prefix: &str, start: &str) -> Result<Vec<ObjectMeta>, LakeError> {
+                (**self).list_named(prefix, start)
             }
             fn delete(&self, path: &ObjectPath) -> Result<(), LakeError> {
                 (**self).delete(path)

@@ -12,8 +12,8 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::TryStreamExt;
 use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
+use object_store::list::{PaginatedListOptions, PaginatedListStore as _};
 use object_store::path::Path as RemotePath;
 use object_store::{
     ClientOptions, GetOptions, GetRange, ObjectStore as _, ObjectStoreExt as _, PutMode, PutPayload, RetryConfig,
@@ -100,6 +100,22 @@ pub struct RemoteStore {
     runtime: OwnRuntime,
 }
 
+/// How deep a listing goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Depth {
+    /// What lies directly there, and the names of folders.
+    One,
+    /// Everything.
+    All,
+}
+
+/// What a listing found.
+#[derive(Debug, Default)]
+struct Listed {
+    folders: Vec<RemotePath>,
+    objects: Vec<object_store::ObjectMeta>,
+}
+
 impl RemoteStore {
     /// Prepares a client for `bucket`; nothing is sent until the first call.
     pub fn s3(bucket: &str, prefix: &str, options: &S3Options) -> Result<Self, LakeError> {
@@ -121,6 +137,49 @@ impl RemoteStore {
             None => path.to_string(),
         };
         RemotePath::parse(&text).map_err(|_| LakeError::InvalidPath { path: text, reason: "S3's client refuses it" })
+    }
+
+    /// What every key in the folder `prefix` begins with.
+    fn folder_key(&self, prefix: &str) -> Result<String, LakeError> {
+        let folder = listing_folder(prefix)?;
+        let segments = self.prefix.as_ref().map(ObjectPath::as_str).into_iter().chain(Some(folder));
+        Ok(segments.filter(|segment| !segment.is_empty()).map(|segment| format!("{segment}/")).collect())
+    }
+
+    /// Everything whose key begins with `start`, in S3's own pages; `prefix` is for the error.
+    fn listed(&self, start: String, depth: Depth, prefix: &str) -> Result<Listed, LakeError> {
+        let client = Arc::clone(&self.client);
+        let listed = self.wait("list", async move {
+            let mut all = Listed::default();
+            let mut page_token = None;
+            loop {
+                let delimiter = (depth == Depth::One).then_some("/".into());
+                let options = PaginatedListOptions { delimiter, page_token, ..PaginatedListOptions::default() };
+                let page = client.list_paginated(Some(&start), options).await?;
+                all.folders.extend(page.result.common_prefixes);
+                all.objects.extend(page.result.objects);
+                page_token = page.page_token;
+                if page_token.is_none() {
+                    return Ok(all);
+                }
+            }
+        })?;
+        listed.map_err(|error| self.error("list", prefix, error))
+    }
+
+    fn sorted(&self, listed: Vec<object_store::ObjectMeta>) -> Vec<ObjectMeta> {
+        let own_len = self.prefix.as_ref().map_or(0, |own| own.as_str().len() + 1);
+        let mut found: Vec<ObjectMeta> = listed
+            .into_iter()
+            // Keys that are no object path (a console's "folder/" markers) were not written here.
+            .filter_map(|meta| {
+                let path = ObjectPath::new(meta.location.as_ref().get(own_len..)?).ok()?;
+                let modified_ms = meta.last_modified.timestamp_millis();
+                Some(ObjectMeta { path, size: meta.size, modified_ms })
+            })
+            .collect();
+        found.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        found
     }
 
     fn wait<F>(&self, action: &'static str, future: F) -> Result<F::Output, LakeError>
@@ -275,32 +334,21 @@ impl ObjectStore for RemoteStore {
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, LakeError> {
-        let folder = listing_folder(prefix)?;
-        let full = match (&self.prefix, folder) {
-            (Some(own), "") => Some(own.to_string()),
-            (Some(own), folder) => Some(format!("{own}/{folder}")),
-            (None, "") => None,
-            (None, folder) => Some(folder.to_owned()),
-        };
-        let full = full
-            .map(|text| RemotePath::parse(&text))
-            .transpose()
-            .map_err(|_| LakeError::InvalidPath { path: prefix.to_owned(), reason: "S3's client refuses it" })?;
-        let client = Arc::clone(&self.client);
-        let listed = self.wait("list", async move { client.list(full.as_ref()).try_collect::<Vec<_>>().await })?;
-        let listed = listed.map_err(|error| self.error("list", prefix, error))?;
-        let own_len = self.prefix.as_ref().map_or(0, |own| own.as_str().len() + 1);
-        let mut found: Vec<ObjectMeta> = listed
-            .into_iter()
-            // Keys that are no object path (a console's "folder/" markers) were not written here.
-            .filter_map(|meta| {
-                let path = ObjectPath::new(meta.location.as_ref().get(own_len..)?).ok()?;
-                let modified_ms = meta.last_modified.timestamp_millis();
-                Some(ObjectMeta { path, size: meta.size, modified_ms })
-            })
-            .collect();
-        found.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-        Ok(found)
+        let listed = self.listed(self.folder_key(prefix)?, Depth::All, prefix)?;
+        Ok(self.sorted(listed.objects))
+    }
+
+    fn folders(&self, prefix: &str) -> Result<Vec<String>, LakeError> {
+        let listed = self.listed(self.folder_key(prefix)?, Depth::One, prefix)?;
+        let names = listed.folders.iter().filter_map(RemotePath::filename);
+        let mut names: Vec<String> = names.map(str::to_owned).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn list_named(&self, prefix: &str, start: &str) -> Result<Vec<ObjectMeta>, LakeError> {
+        let listed = self.listed(self.folder_key(prefix)? + start, Depth::One, prefix)?;
+        Ok(self.sorted(listed.objects))
     }
 
     fn delete(&self, path: &ObjectPath) -> Result<(), LakeError> {

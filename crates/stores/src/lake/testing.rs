@@ -160,6 +160,18 @@ fn listing(store: &dyn ObjectStore) {
     assert_eq!(names("list/"), texts, "a trailing slash changes nothing");
     assert_eq!(names("list/a"), ["list/a/1", "list/a/10", "list/a/2", "list/a/b/c"]);
     assert_eq!(names("lis"), Vec::<String>::new(), "a prefix is a folder, not a start of a name");
+    let named = |prefix: &str, start: &str| -> Vec<String> {
+        let listed = store.list_named(prefix, start).expect("lists");
+        listed.iter().map(|meta| meta.path.to_string()).collect()
+    };
+    assert_eq!(named("list/a", "1"), ["list/a/1", "list/a/10"]);
+    assert_eq!(named("list", "a"), ["list/a-b", "list/a0"], "the folder's own objects, not its folders'");
+    assert_eq!((named("list", "c"), named("nowhere", "a")), (vec![], vec![]));
+    let folders = |prefix: &str| store.folders(prefix).expect("lists");
+    assert_eq!((folders("list"), folders("list/a/")), (vec!["a".to_owned()], vec!["b".to_owned()]));
+    assert_eq!((folders("list/a/b"), folders("nowhere")), (vec![], vec![]));
+    assert!(folders("").contains(&"list".to_owned()) && !folders("").iter().any(|name| name.starts_with('.')));
+    assert!(store.folders("../list").is_err() && store.list_named("a//b", "c").is_err(), "bad prefixes");
     assert!(store.list("../list").is_err() && store.list("a//b").is_err(), "bad prefixes");
     let all = store.list("").expect("lists");
     assert!(all.is_sorted_by(|a, b| a.path < b.path), "sorted, each once");

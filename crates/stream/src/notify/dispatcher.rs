@@ -3,7 +3,8 @@
 //! [`Dispatcher::step`] does one small thing and says what to wait for; a thread, a function or a simulation drives it.
 //! It walks the outbox in order of due times, so what is decided does not depend on when events were read. A notice that
 //! cannot be decided yet (its shard is not read far enough, it is quiet, its next attempt is not due) holds back the
-//! later ones of its owner, and of nobody else.
+//! later ones of its owner, and of nobody else. A walk ends with what was due when it began, however much that is, so
+//! that what waits for another attempt gets its turn; it keeps eight bytes for each owner who is held back.
 //!
 //! A crash between sending and finishing sends again, under the same id. When the outbox or the histories fail in a way
 //! that may pass, the dispatcher keeps what it holds, never sends a second time for it, and the next step tries again.
@@ -35,8 +36,6 @@ use crate::shared::Shared;
 
 /// Notices read at once.
 const PAGE: usize = 64;
-/// Notices looked at before the walk begins anew: memory of held-back owners, and of the time until a retry.
-const WALK_MAX: usize = 4096;
 /// Longest wait of an idle dispatcher, in milliseconds.
 const IDLE_LONGEST_MS: u64 = 1000;
 /// When to look again at a notice whose moment is not read yet, in milliseconds.
@@ -128,11 +127,13 @@ pub struct Dispatcher {
     parts: DispatcherParts,
     /// What was read and not looked at yet.
     page: VecDeque<Notice>,
-    /// How far this walk over the outbox is.
+    /// When this walk over the outbox began: it looks at what was due then.
+    began_ms: Option<i64>,
+    /// How far it is.
     after: Option<Place>,
-    looked_at: usize,
-    /// Owners with a notice that has to wait, so that their later ones do not overtake it.
-    held_back: HashSet<HistoryKey>,
+    /// Owners with a notice that has to wait, so that their later ones do not overtake it, by hash: two of one hash wait
+    /// for each other until the next walk.
+    held_back: HashSet<u64>,
     /// The earliest known end of a wait.
     wake_ms: Option<i64>,
     /// When the oldest notice was due that this walk left waiting.
@@ -168,8 +169,8 @@ impl Dispatcher {
         Self {
             parts,
             page: VecDeque::new(),
+            began_ms: None,
             after: None,
-            looked_at: 0,
             held_back: HashSet::new(),
             wake_ms: None,
             waiting_since_ms: None,
@@ -210,7 +211,7 @@ impl Dispatcher {
     }
 
     fn end_walk(&mut self) {
-        (self.after, self.looked_at) = (None, 0);
+        (self.began_ms, self.after) = (None, None);
         (self.wake_ms, self.waiting_since_ms) = (None, None);
         self.held_back.clear();
     }
@@ -219,14 +220,14 @@ impl Dispatcher {
     fn look(&mut self) -> Result<DispatchStep, NotifyError> {
         let now_ms = self.parts.shared.clock.now_ms();
         if self.page.is_empty() {
-            let room = WALK_MAX.saturating_sub(self.looked_at).min(PAGE);
-            let page = if room == 0 { Vec::new() } else { self.parts.outbox.due(now_ms, self.after, room)? };
+            let began_ms = *self.began_ms.get_or_insert(now_ms);
+            let page = self.parts.outbox.due(began_ms, self.after, PAGE)?;
             if self.after.is_none() {
                 // In order of due times: the first has waited longest.
                 self.parts.shared.note_waiting(page.first().map(|notice| notice.due_ms));
             }
             if page.is_empty() {
-                return self.rest(now_ms);
+                return self.rest(began_ms, now_ms);
             }
             self.page = page.into();
         }
@@ -261,22 +262,25 @@ impl Dispatcher {
 
     fn pass(&mut self, notice: &Notice) {
         self.after = Some(notice.place());
-        self.looked_at += 1;
     }
 
     fn hold_back(&mut self, notice: &Notice, until_ms: Option<i64>) {
         self.wake_ms = earlier(self.wake_ms, until_ms);
         self.waiting_since_ms = earlier(self.waiting_since_ms, Some(notice.due_ms));
-        self.held_back.insert(notice.owner.clone());
+        self.held_back.insert(self.name(&notice.owner));
     }
 
-    /// The end of a walk.
-    fn rest(&mut self, now_ms: i64) -> Result<DispatchStep, NotifyError> {
+    fn name(&self, owner: &HistoryKey) -> u64 {
+        xxh3_64_with_seed(&owner.to_bytes(), self.parts.seed)
+    }
+
+    /// The end of a walk that began at `began_ms`.
+    fn rest(&mut self, began_ms: i64, now_ms: i64) -> Result<DispatchStep, NotifyError> {
         if self.trimmed_ms.is_none_or(|trimmed_ms| now_ms.abs_diff(trimmed_ms) >= TRIM_EVERY_MS.unsigned_abs()) {
             self.parts.outbox.trim(now_ms)?;
             self.trimmed_ms = Some(now_ms);
         }
-        let next_ms = earlier(self.parts.outbox.next_due(now_ms)?, self.wake_ms);
+        let next_ms = earlier(self.parts.outbox.next_due(began_ms)?, self.wake_ms);
         self.parts.shared.note_waiting(self.waiting_since_ms);
         self.end_walk();
         let wait_ms = next_ms.map_or(IDLE_LONGEST_MS, |next_ms| next_ms.saturating_sub(now_ms).max(0) as u64);
@@ -286,7 +290,7 @@ impl Dispatcher {
 
     /// When to look at a notice again that has to wait; `None` if it is to be decided now.
     fn not_yet(&mut self, notice: &Notice, now_ms: i64) -> Result<Option<i64>, NotifyError> {
-        if self.held_back.contains(&notice.owner) {
+        if self.held_back.contains(&self.name(&notice.owner)) {
             return Ok(Some(i64::MAX));
         }
         if now_ms < notice.not_before_ms {

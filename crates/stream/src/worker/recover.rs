@@ -35,6 +35,8 @@ struct Rolling {
     output: Output,
     /// Everything that it covers, and that is still there, is joined.
     is_joined: bool,
+    /// A page said that nothing is there.
+    is_told_empty: bool,
 }
 
 impl Worker {
@@ -81,17 +83,26 @@ impl Worker {
         Ok(Step::Worked)
     }
 
-    /// Objects by what they come after; their folders are unknown without the records that they begin with.
+    /// Objects by what they come after; their folders are unknown without the records that they begin with. Every hour is
+    /// asked for this shard's alone: a stream of many shards delivers millions of objects a month.
     fn list_chain(&self) -> Result<HashMap<Position, ObjectPath>, Trouble> {
-        let folder = format!("{}/{}", object::LISTS, self.shared.namespace);
-        let objects = self.shared.sink.list(&folder).map_err(|error| Trouble::sink(self.id, &folder, error))?;
-        Ok(objects
-            .into_iter()
-            .filter_map(|object| match object::parse_name(object.path.as_str()) {
-                Some((shard, after)) if shard == self.id => Some((after, object.path)),
-                _ => None,
-            })
-            .collect())
+        let sink = &self.shared.sink;
+        let all = format!("{}/{}", object::LISTS, self.shared.namespace);
+        let mut chain = HashMap::new();
+        for day in sink.folders(&all).map_err(|error| Trouble::sink(self.id, &all, error))? {
+            let day = format!("{all}/{day}");
+            for hour in sink.folders(&day).map_err(|error| Trouble::sink(self.id, &day, error))? {
+                let hour = format!("{day}/{hour}");
+                let objects = sink.list_named(&hour, &object::names_of(self.id));
+                for object in objects.map_err(|error| Trouble::sink(self.id, &hour, error))? {
+                    if let Some((_, after)) = object::parse_name(object.path.as_str()) {
+                        chain.insert(after, object.path);
+                    }
+                }
+            }
+        }
+        tracing::info!(shard = %self.id, objects = chain.len(), "records may be gone; the chain is listed");
+        Ok(chain)
     }
 
     /// Finds the object that comes after `self.after`, or the end of the chain.
@@ -132,7 +143,8 @@ impl Worker {
             return Err(WorkerError::Object { shard: self.id, source }.into());
         }
         tracing::info!(shard = %self.id, after = %trailer.after, last = %trailer.last, "rolling forward over an object");
-        walk.rolling = Some(Rolling { path, trailer, output: Output::default(), is_joined: false });
+        walk.rolling =
+            Some(Rolling { path, trailer, output: Output::default(), is_joined: false, is_told_empty: false });
         Ok(Step::Worked)
     }
 
@@ -174,9 +186,12 @@ impl Worker {
         let rest = page.records.split_off(covered);
         if rest.is_empty() {
             let is_caught_up = page.records.is_empty() && page.is_caught_up();
+            // A pushed word may be older than the object; the one after it is not.
+            let is_gone = is_caught_up && (!page.is_pushed || rolling.is_told_empty);
+            rolling.is_told_empty |= is_caught_up;
             let is_empty = page.records.is_empty() && page.through.is_none();
             self.consumed(&page);
-            rolling.is_joined = self.processed >= last || self.is_at_end || is_caught_up;
+            rolling.is_joined = self.processed >= last || self.is_at_end || is_gone;
             if is_empty && !rolling.is_joined {
                 return Ok(Step::Idle { wait_ms: EMPTY_PAGE_MS });
             }

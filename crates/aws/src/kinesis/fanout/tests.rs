@@ -154,8 +154,12 @@ impl KinesisApi for Changed {
     fn describe(&self) -> Result<crate::api::StreamSummary, ApiError> {
         self.kinesis.describe()
     }
-    fn list_shards(&self, next_token: Option<&str>) -> Result<crate::api::ShardPage, ApiError> {
-        self.kinesis.list_shards(next_token)
+    fn list_shards(
+        &self,
+        filter: Option<crate::api::ShardFilter>,
+        next_token: Option<&str>,
+    ) -> Result<crate::api::ShardPage, ApiError> {
+        self.kinesis.list_shards(filter, next_token)
     }
     fn get_shard_iterator(&self, shard: ShardId, from: StartingPosition) -> Result<String, ApiError> {
         self.kinesis.get_shard_iterator(shard, from)

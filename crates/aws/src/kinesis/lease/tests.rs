@@ -286,6 +286,6 @@ proptest! {
         let rounds = 8 + shards.len();
         fleet.rounds(rounds, &shards);
         fleet.assert_even(&shards);
-        prop_assert!(kinesis.list_shards(None).is_ok());
+        prop_assert!(kinesis.list_shards(None, None).is_ok());
     }
 }

@@ -3,7 +3,7 @@
 use anabranch_stores::ErrorKind;
 
 use super::*;
-use crate::kinesis::promises::{POLLING as MAKE, Put, SHARD, World};
+use crate::kinesis::promises::{FAN_OUT, POLLING as MAKE, Put, SHARD, World};
 use crate::testing::Faults;
 
 #[test]
@@ -99,4 +99,27 @@ fn it_says_how_far_behind_it_is_and_goes_on_where_the_retention_left_off() {
     world.clock.advance_ms(1_000);
     let after = world.expected[2].position;
     assert_eq!(world.drain(&mut *MAKE(&world, SHARD, 2), after, false), world.expected[6..]);
+}
+
+/// What the children of a split cost is a listing of shards, not one of everything that was ever delivered.
+#[test]
+fn a_shard_that_began_after_the_trim_horizon_lacks_nothing() {
+    let mut world = World::new(1);
+    (0..10).for_each(|_| world.put(Put::Plain));
+    let [left, right] = world.kinesis.split(SHARD);
+    for make in [MAKE, FAN_OUT] {
+        for child in [left, right] {
+            let reads = world.kinesis.calls("GetRecords") + world.kinesis.calls("SubscribeToShard");
+            assert!(!make(&world, child, 1).may_lack_after(Position::START).unwrap());
+            let after = world.kinesis.calls("GetRecords") + world.kinesis.calls("SubscribeToShard");
+            assert_eq!(after, reads, "nothing is read for that");
+        }
+        assert!(make(&world, SHARD, 1).may_lack_after(Position::START).unwrap(), "nobody knows when it began");
+        world.clock.advance_ms(10_000);
+        assert!(!make(&world, SHARD, 1).may_lack_after(world.expected[0].position).unwrap());
+        world.clock.advance_ms(10_000);
+    }
+    // The parent went, so its children may have lost records.
+    world.kinesis.remove(SHARD);
+    assert!(MAKE(&world, left, 1).may_lack_after(Position::START).unwrap());
 }

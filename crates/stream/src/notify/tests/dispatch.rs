@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use anabranch_events::HistoryKey;
@@ -6,8 +7,10 @@ use serde_json::Value;
 
 use super::{MINUTE_MS, abandoned_cart, bought, settings};
 use crate::notify::dispatcher::DispatchStep;
-use crate::notify::{Dispatcher, DispatcherParts, DropReason, NotifyCounts, NotifySettings, OwnShards, RuleSettings};
-use crate::ports::ShardId;
+use crate::notify::{
+    Dispatcher, DispatcherParts, DropReason, Notice, NotifyCounts, NotifySettings, OwnShards, RuleSettings,
+};
+use crate::ports::{ShardId, StateStore as _};
 use crate::settings::{Compression, StreamSettings};
 use crate::shared::Shared;
 use crate::testing::{self, MemoryChannel, MemoryShard, MemoryState, NOW_MS, Sending, TestClock, When, event};
@@ -299,6 +302,18 @@ fn a_users_notifications_keep_their_order_and_hold_back_nobody_else() {
     assert_eq!(items(&world), ["i3"]);
     world.after_minutes(1);
     assert_eq!(items(&world), ["i3", "i1", "i2"]);
+}
+
+#[test]
+fn however_many_wait_they_hold_back_nobody_else() {
+    let mut world = World::new(settings("r", bought()));
+    let waiting: Vec<_> = (0..5000)
+        .map(|i| Notice { not_before_ms: i64::MAX, ..testing::notice(i, NOW_MS - 5000 + i as i64, &format!("u{i}")) })
+        .collect();
+    world.state.join(&HashMap::new(), &waiting, &testing::types()).unwrap();
+    world.put("ada", "i1", "purchase");
+    assert_eq!(world.after_minutes(0), 1);
+    assert_eq!(world.state.waiting(), 5000);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use anabranch_stores::lake::{FaultPlan, FaultyStore};
 use anabranch_stores::state::commit::Held;
 
 use super::*;
+use crate::Clock as _;
 use crate::ports::{PortError, StateStore};
 use crate::shared::lock;
 use crate::testing::{MemoryShard, MemoryState, When};
@@ -384,6 +385,69 @@ fn an_object_whose_first_records_expired_is_still_found() {
         assert_eq!(counts.records, 60 - lost, "{expired} expired");
         assert!(second.committed() >= trailer.last);
         assert!(lists.keys().all(|id| all.contains_key(id)), "each list once; later ones lack the expired events");
+    }
+}
+
+/// Pushes its pages; one of them is late and says what was true before the records came.
+#[derive(Debug)]
+struct Pushing {
+    reader: Box<dyn ShardReader>,
+    reads: usize,
+    late: usize,
+}
+
+impl ShardReader for Pushing {
+    fn read_after(&mut self, after: Position, records_max: usize, bytes_max: usize) -> Result<Page, PortError> {
+        self.reads += 1;
+        if self.reads == self.late {
+            return Ok(Page { behind_ms: Some(0), is_pushed: true, ..Page::default() });
+        }
+        Ok(Page { is_pushed: true, ..self.reader.read_after(after, records_max, bytes_max)? })
+    }
+
+    fn may_lack_after(&mut self, after: Position) -> Result<bool, PortError> {
+        self.reader.may_lack_after(after)
+    }
+}
+
+impl World {
+    fn pushed(&self, late: usize, clock: &Arc<TestClock>) -> Worker {
+        let (state, sink) = (Arc::clone(&self.state), Arc::clone(&self.sink));
+        let settings = StreamSettings { micro_batch_records: 2, ..settings(7) };
+        let shared = Shared::new(testing::port_parts(state, sink, Arc::clone(clock), settings));
+        let reader = Box::new(Pushing { reader: self.shard.reader(), reads: 0, late });
+        Worker::new(Arc::new(shared), ShardId(3), reader)
+    }
+}
+
+/// Somebody else delivered an object while the word that nothing is there was on its way.
+#[test]
+fn a_page_that_is_pushed_late_leaves_no_record_out_of_the_histories() {
+    for late in 1..20 {
+        let world = World::filled();
+        let mut first = world.worker(7);
+        while !matches!(first.phase, Phase::Delivering(_)) {
+            first.step().unwrap();
+        }
+        let Phase::Delivering(cut) = &first.phase else { unreachable!("the loop ends with it") };
+        assert_eq!(world.sink.put_new(&cut.object, &cut.bytes).unwrap(), PutOutcome::Created);
+        drop(first);
+        finish(&mut world.pushed(late, &TestClock::new()));
+        assert_eq!(world.outcome(), undisturbed(), "page {late} is late");
+    }
+}
+
+#[test]
+fn a_pushed_page_tells_of_the_time_of_the_call_before() {
+    let (world, clock) = (World::new(), TestClock::new());
+    let mut worker = world.pushed(0, &clock);
+    while !matches!(worker.step().unwrap(), Step::Idle { .. }) {}
+    let mut asked_ms = clock.now_ms();
+    for _ in 0..3 {
+        clock.advance_ms(1000);
+        worker.step().unwrap();
+        assert_eq!(worker.shared.settled_ms(ShardId(3)), Some(asked_ms));
+        asked_ms = clock.now_ms();
     }
 }
 
