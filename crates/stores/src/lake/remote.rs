@@ -142,8 +142,14 @@ impl RemoteStore {
     /// What every key in the folder `prefix` begins with.
     fn folder_key(&self, prefix: &str) -> Result<String, LakeError> {
         let folder = listing_folder(prefix)?;
-        let segments = self.prefix.as_ref().map(ObjectPath::as_str).into_iter().chain(Some(folder));
-        Ok(segments.filter(|segment| !segment.is_empty()).map(|segment| format!("{segment}/")).collect())
+        let mut key = String::new();
+        for segment in self.prefix.as_ref().map(ObjectPath::as_str).into_iter().chain(Some(folder)) {
+            if !segment.is_empty() {
+                key.push_str(segment);
+                key.push('/');
+            }
+        }
+        Ok(key)
     }
 
     /// Everything whose key begins with `start`, in S3's own pages; `prefix` is for the error.
