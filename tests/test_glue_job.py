@@ -11,6 +11,8 @@ import shutil
 import subprocess
 import sys
 import time
+import zipfile
+import zipimport
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -736,6 +738,33 @@ def test_freed_memory_goes_back_to_the_system():
     job.give_memory_back()
     assert before - resident() > 150e6
     libc.free(blocks[-1])
+
+
+def test_archives_are_not_read_again_before_every_task(spark, tmp_path, monkeypatch):
+    """PySpark's worker is imported from a zip, and tells every importer before a task to read its archive again."""
+    def looked(batches):
+        for batch in batches:
+            yield batch
+
+    def importers(batches):
+        found = sum(isinstance(importer, zipimport.zipimporter) for importer in sys.path_importer_cache.values())
+        for batch in batches:
+            yield rows.batch_of("zips int", [[found] * batch.num_rows])
+
+    frame = spark.range(0, 2, 1, 2)
+    frame.mapInArrow(looked, "id bigint").collect()
+    assert any(row.zips for row in frame.mapInArrow(importers, "zips int").collect()), "or nothing needs to be done about it"
+    assert [row.zips for row in frame.mapInArrow(etl.in_tasks(importers), "zips int").collect()] == [0, 0]
+
+    archive = tmp_path / "archive.zip"
+    with zipfile.ZipFile(archive, "w") as made:
+        made.writestr("of_an_archive.py", "WORD = 1")
+        made.writestr("another_of_it.py", "WORD = 2")
+    monkeypatch.syspath_prepend(archive)
+    assert importlib.import_module("of_an_archive").WORD == 1
+    etl.forget_archives()
+    assert os.fspath(archive) not in sys.path_importer_cache
+    assert importlib.import_module("another_of_it").WORD == 2
 
 
 def test_lists_become_cells_and_back():
