@@ -5,8 +5,8 @@
 
 Seconds for each iteration, and Recall@20 of both by one function: the lists are the exact products of the factors, without the items of training, over
 all items and all test users. MLlib tells no times of iterations: its figure is the difference of a short and a long run, divided by the
-iterations between them, so that reading and block-making cost it nothing. Ours is the median of the iterations after the first, after a run that
-warms the JVM as the short one does for MLlib. Needs the wheel and pyspark; prints one JSON object.
+iterations between them, so that reading and block-making cost it nothing. Ours is the median of the iterations after the first, after a run of
+its own that warms the JVM. Needs the wheel and pyspark; prints one JSON object.
 """
 
 import argparse

@@ -113,7 +113,7 @@ locals {
   )
 
   notify_environment = merge(
-    { ANABRANCH__NOTIFY__CHANNEL = var.notify_channel, ANABRANCH__LAMBDA__LEASE_TABLE = module.stream.tables["leases"] },
+    { ANABRANCH__NOTIFY__CHANNEL = var.notify_channel, ANABRANCH__LAMBDA__LEASE_TABLE = local.tables["leases"] },
     local.is_stream ? { ANABRANCH__LAMBDA__KINESIS_STREAM = local.stream_name } : {},
     local.is_stream ? {} : { ANABRANCH__LAMBDA__SETTLE_MINUTES = tostring(var.notify_settle_minutes) },
     var.notify_channel == "sns" ? { ANABRANCH__NOTIFY__SNS__TOPIC = one(module.notifications[*].arn) } : {},

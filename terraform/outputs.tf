@@ -20,7 +20,7 @@ output "buckets" {
 
 output "tables" {
   description = "DynamoDB tables, by what they hold: state, leases, outbox."
-  value       = module.stream.tables
+  value       = local.tables
 }
 
 output "functions" {
@@ -92,8 +92,8 @@ output "worker_environment" {
     ANABRANCH__SOURCE__KIND         = "kinesis"
     ANABRANCH__SOURCE__STREAM       = module.stream.name
     ANABRANCH__SOURCE__TABLE        = local.tables["state"]
-    ANABRANCH__SOURCE__LEASE_TABLE  = module.stream.tables["leases"]
-    ANABRANCH__SOURCE__OUTBOX_TABLE = module.stream.tables["outbox"]
+    ANABRANCH__SOURCE__LEASE_TABLE  = local.tables["leases"]
+    ANABRANCH__SOURCE__OUTBOX_TABLE = local.tables["outbox"]
     ANABRANCH__SOURCE__HISTORY_DAYS = tostring(var.history_days)
     ANABRANCH__STREAM__LIST_LENGTH  = tostring(var.list_length)
     ANABRANCH__STREAM__FORMAT       = var.delivery_format

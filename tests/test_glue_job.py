@@ -5,6 +5,7 @@ import ctypes
 import dataclasses
 import hashlib
 import importlib.util
+import io
 import json
 import os
 import shutil
@@ -742,19 +743,18 @@ def test_freed_memory_goes_back_to_the_system():
 
 def test_archives_are_not_read_again_before_every_task(spark, tmp_path, monkeypatch):
     """PySpark's worker is imported from a zip, and tells every importer before a task to read its archive again."""
-    def looked(batches):
-        for batch in batches:
-            yield batch
-
-    def importers(batches):
+    def count(batches):
         found = sum(isinstance(importer, zipimport.zipimporter) for importer in sys.path_importer_cache.values())
         for batch in batches:
             yield rows.batch_of("zips int", [[found] * batch.num_rows])
 
+    def importing(batches):
+        importlib.util.find_spec("pyspark.something_new")
+        return count(batches)
+
     frame = spark.range(0, 2, 1, 2)
-    frame.mapInArrow(looked, "id bigint").collect()
-    assert any(row.zips for row in frame.mapInArrow(importers, "zips int").collect()), "or nothing needs to be done about it"
-    assert [row.zips for row in frame.mapInArrow(etl.in_tasks(importers), "zips int").collect()] == [0, 0]
+    assert all(row.zips for row in frame.mapInArrow(importing, "zips int").collect()), "or nothing needs to be done about it"
+    assert [row.zips for row in frame.mapInArrow(etl.in_tasks(count), "zips int").collect()] == [0, 0]
 
     archive = tmp_path / "archive.zip"
     with zipfile.ZipFile(archive, "w") as made:
@@ -895,21 +895,30 @@ def test_lists_are_cut_into_files_between_batches():
     import pyarrow as pa
 
     def batch(*users):
-        return pa.record_batch({"user_id": pa.array([user for user in users for _ in range(2)], pa.string())})
+        two = [user for user in users for _ in range(2)]
+        columns = {"user_id": pa.array(two, pa.string()), "item_id": pa.array(two, pa.string())}
+        return pa.record_batch({**columns, "score": pa.array([1.0] * len(two), pa.float32())})
 
-    def parts(batches, users):
-        return [[part.column("user_id").to_pylist()[::2] for part in made] for made in lists.parts_of(batches, users)]
+    def files(batches, users_max):
+        left, made = iter(batches), []
+        while True:
+            parquet, packed, users = lists.encoded(left, users_max)
+            if not users:
+                return made
+            made.append(pq.read_table(io.BytesIO(parquet)).column("user_id").to_pylist()[::2])
+            lines = zstandard.ZstdDecompressor().stream_reader(packed).read().splitlines()
+            assert [json.loads(line)["input"]["userId"] for line in lines] == made[-1] and len(lines) == users
 
     empty = batch()
     batches = [empty, batch("a", "b"), batch("c"), empty, batch("d"), batch("e"), empty]
-    assert parts(batches, 3) == [[["a", "b"], ["c"]], [["d"], ["e"]]]
-    assert parts(batches, 1) == [[["a", "b"]], [["c"]], [["d"]], [["e"]]]
-    assert parts(batches, 100) == [[["a", "b"], ["c"], ["d"], ["e"]]]
-    assert parts([empty], 1) == parts([], 1) == []
+    assert files(batches, 3) == [["a", "b", "c"], ["d", "e"]]
+    assert files(batches, 1) == [["a", "b"], ["c"], ["d"], ["e"]]
+    assert files(batches, 100) == [["a", "b", "c", "d", "e"]]
+    assert files([empty], 1) == files([], 1) == []
 
 
 def test_user_embeddings_are_cut_into_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(lists, "USERS_PER_FILE", 2)
+    monkeypatch.setattr(lists, "ROWS_PER_FILE", 2)
     lake = wheel.Lake(os.fspath(tmp_path))
     keys, factors = [b"ua", b"ub", b"sx", b"uc", b"ud"], np.arange(1, 11, dtype=np.float32).reshape(5, 2)
     paths = lists.write_users(lake, "e", keys, factors, np.arange(5))

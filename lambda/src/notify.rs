@@ -127,8 +127,10 @@ impl NotifyFunction {
             }
             match sending.dispatcher.step()? {
                 DispatchStep::Worked => {}
-                DispatchStep::Idle { .. } => return Ok(false),
-                DispatchStep::Stalled { wait_ms } => self.pause.pause(wait_ms),
+                DispatchStep::Idle { is_more: false, .. } => return Ok(false),
+                DispatchStep::Idle { is_more: true, wait_ms } | DispatchStep::Stalled { wait_ms } => {
+                    self.pause.pause(wait_ms);
+                }
             }
         }
     }

@@ -313,7 +313,7 @@ fn dispatch(mut dispatcher: Dispatcher, shared: &Shared) -> Result<(), NotifyErr
     while !shared.is_stopping() {
         match dispatcher.step()? {
             DispatchStep::Worked => {}
-            DispatchStep::Idle { wait_ms } | DispatchStep::Stalled { wait_ms } => {
+            DispatchStep::Idle { wait_ms, .. } | DispatchStep::Stalled { wait_ms } => {
                 std::thread::park_timeout(Duration::from_millis(wait_ms));
             }
         }

@@ -7,6 +7,7 @@ from; a second run finds it and does nothing. `anabranch forget` removes what na
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark import SparkFiles
 from pyspark.sql import SparkSession
@@ -30,10 +30,8 @@ BULK = "bulk"
 EMBEDDINGS = "embeddings"
 WRITTEN = "written.json"
 WRITTEN_DDL = "rows bigint, path string"
-# Item embeddings, user embeddings, and users with their lists of one file: a task holds one of them.
-ITEMS_PER_FILE = 200_000
-USERS_PER_FILE = 200_000
-LISTS_PER_FILE = 200_000
+# Embeddings, or users with their lists, of one file: a task holds one of them.
+ROWS_PER_FILE = 200_000
 
 
 def is_written(lake: Lake, folder: str, told: dict[str, Any]) -> bool:
@@ -99,8 +97,10 @@ def bulk(
     def run(batches: Batches) -> Iterator[pa.RecordBatch]:
         model = opened(models, version)
         lists = (model.bulk_lists(histories, length, hide=hide) for histories in anabranch.join_histories(batches, settings))
-        for part, batches in enumerate(parts_of(lists, LISTS_PER_FILE)):
-            parquet, lines, users = encoded(batches)
+        for part in itertools.count():
+            parquet, lines, users = encoded(lists, ROWS_PER_FILE)
+            if not users:
+                return
             for ending, data in (("parquet", parquet), ("jsonl.zst", lines)):
                 path = f"{folder}/recommendations-{partition_number():05d}-{part:03d}.{ending}"
                 lake.put(path, data)
@@ -111,39 +111,23 @@ def bulk(
     return {"users": sum(row.rows for row in written), "folder": folder, "is_new": True}
 
 
-def parts_of(batches: Iterable[pa.RecordBatch], users: int) -> Iterator[Iterator[pa.RecordBatch]]:
-    """The batches that hold rows, dealt in order: a part ends with the batch that brings it to `users` or more. A user's rows stand in one batch.
-    A part has to be taken whole before the next."""
-    filled = (batch for batch in batches if batch.num_rows)
-    first = next(filled, None)
-    while first is not None:
-        left = users
-
-        def part(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-            nonlocal left, first
-            while batch is not None:
-                yield batch
-                left -= pc.count_distinct(batch.column("user_id")).as_py()
-                batch = next(filled, None)
-                if left <= 0:
-                    break
-            first = batch
-
-        yield part(first)
-
-
-def encoded(batches: Iterable[pa.RecordBatch]) -> tuple[bytes, bytes, int]:
-    """Lists as (Parquet, zstd of JSON Lines, number of users)."""
+def encoded(batches: Iterator[pa.RecordBatch], users_max: int) -> tuple[bytes, bytes, int]:
+    """The next lists as (Parquet, zstd of JSON Lines, number of users): up to the batch that brings them to `users_max` or more. A user's rows
+    stand in one batch. No users: there are no lists left."""
     parquet, packed, users = io.BytesIO(), pa.BufferOutputStream(), 0
     table = None
     with pa.CompressedOutputStream(packed, "zstd") as lines:
         for batch in batches:
+            if not batch.num_rows:
+                continue
             if table is None:
                 table = pq.ParquetWriter(parquet, batch.schema, compression="zstd")
             table.write_batch(batch)
             for line in json_lines(batch):
                 users += 1
                 lines.write(line)
+            if users >= users_max:
+                break
     if table is not None:
         table.close()
     return parquet.getvalue(), packed.getvalue().to_pybytes(), users
@@ -187,19 +171,27 @@ def item_metadata(titles: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
     return [{name: text for name, text in zip(("title", "category"), pair) if text} for pair in titles]
 
 
+def write_parts(lake: Lake, name: str, rows: int, table: Callable[[slice], bytes]) -> list[str]:
+    """`rows` rows of embeddings, as many to a file as one holds."""
+    paths = []
+    for part, begin in enumerate(range(0, rows, ROWS_PER_FILE)):
+        paths.append(f"{name}-{part:05d}.parquet")
+        lake.put(paths[-1], table(slice(begin, begin + ROWS_PER_FILE)))
+    return paths
+
+
 def write_items(
     lake: Lake, folder: str, ids: Sequence[str], factors: F32, titles: Sequence[tuple[str, str]], users_of: np.ndarray, users_min: int
 ) -> list[str]:
     """Item embeddings, without items that too few users touched."""
     wanted = np.flatnonzero(users_of >= users_min)
     metadata = item_metadata(titles)
-    paths = []
-    for begin in range(0, len(wanted), ITEMS_PER_FILE):
-        part = wanted[begin : begin + ITEMS_PER_FILE]
-        path = f"{folder}/items-{begin // ITEMS_PER_FILE:05d}.parquet"
-        lake.put(path, vectors_table([ids[place] for place in part], factors[part], [metadata[place] for place in part]))
-        paths.append(path)
-    return paths
+
+    def table(part: slice) -> bytes:
+        places = wanted[part]
+        return vectors_table([ids[place] for place in places], factors[places], [metadata[place] for place in places])
+
+    return write_parts(lake, f"{folder}/items", len(wanted), table)
 
 
 def user_rows(keys: Sequence[bytes], factors: F32, entries: np.ndarray) -> tuple[list[str], F32, list[dict[str, int]]]:
@@ -211,13 +203,9 @@ def user_rows(keys: Sequence[bytes], factors: F32, entries: np.ndarray) -> tuple
 
 def write_users(lake: Lake, folder: str, keys: Sequence[bytes], factors: F32, entries: np.ndarray) -> list[str]:
     """User embeddings."""
-    paths = []
-    for begin in range(0, len(keys), USERS_PER_FILE):
-        part = slice(begin, begin + USERS_PER_FILE)
-        path = f"{folder}/users-{begin // USERS_PER_FILE:05d}.parquet"
-        lake.put(path, vectors_table(*user_rows(keys[part], factors[part], entries[part])))
-        paths.append(path)
-    return paths
+    return write_parts(
+        lake, f"{folder}/users", len(keys), lambda part: vectors_table(*user_rows(keys[part], factors[part], entries[part]))
+    )
 
 
 def solve_and_write(

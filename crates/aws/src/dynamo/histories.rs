@@ -26,13 +26,13 @@ use anabranch_events::{EventTypes, History, HistoryKey, codec};
 use anabranch_stores::ErrorKind;
 use anabranch_stores::backoff::Patience;
 use anabranch_stores::state::commit::Held;
-use anabranch_stores::state::outbox::Place;
 use anabranch_stream::Clock;
 use anabranch_stream::notify::Notice;
 use anabranch_stream::ports::{Checkpoint, Commit, PortError, Position, ShardId, StateStore};
 
 use super::api::{DynamoApi, DynamoError, GET_KEYS_MAX, Item, Put, Table, Value};
 use super::item::{self, Base, StoredHistory};
+use super::outbox::Walk;
 use super::size;
 use crate::api::{ApiError, ApiErrorKind};
 
@@ -82,8 +82,8 @@ pub struct DynamoState {
     pub(super) patience: Patience,
     /// Where notices wait.
     pub(super) outbox: Option<Table>,
-    /// Where everything in the outbox stood when the walk over it began.
-    pub(super) walk: Mutex<BTreeSet<Place>>,
+    /// The walk over the outbox.
+    pub(super) walk: Mutex<Walk>,
 }
 
 /// What writing did.

@@ -51,7 +51,7 @@ impl Dispatching {
         if is_held || self.dispatcher.is_closing() {
             return self.dispatcher.step();
         }
-        Ok(DispatchStep::Idle { wait_ms: IDLE_MS })
+        Ok(DispatchStep::Idle { wait_ms: IDLE_MS, is_more: false })
     }
 
     /// Whether a notice is in hand.
@@ -65,7 +65,7 @@ pub(super) fn run(mut dispatching: Dispatching, shared: &Shared, all: &Members) 
     while !shared.is_stopping() && (dispatching.is_closing() || !all.is_draining()) {
         let wait_ms = match dispatching.step() {
             Ok(DispatchStep::Worked) => continue,
-            Ok(DispatchStep::Idle { wait_ms } | DispatchStep::Stalled { wait_ms }) => wait_ms,
+            Ok(DispatchStep::Idle { wait_ms, .. } | DispatchStep::Stalled { wait_ms }) => wait_ms,
             Err(error) => {
                 tracing::error!(%error, wait_ms = AGAIN_MS, "notifications stand still");
                 AGAIN_MS

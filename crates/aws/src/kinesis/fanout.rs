@@ -59,6 +59,8 @@ pub struct FanOutReader {
     heard: Moment,
     /// When it was listened to last.
     listened: Moment,
+    /// The call before listened, too, and was not answered from what came before.
+    is_listening: bool,
 }
 
 /// A moment by both clocks: the monotonic one may stand still while the machine is suspended, the other one may step.
@@ -104,6 +106,7 @@ impl FanOutReader {
             wait: Duration::from_millis(settings.wait_ms),
             heard: now,
             listened: now,
+            is_listening: false,
             pace: Pace::new(Arc::clone(&clock), patience),
             clock,
             backlog: Backlog::new(Position::START),
@@ -183,10 +186,12 @@ impl ShardReader for FanOutReader {
             self.let_go_of_the_dead();
         }
         let mut is_news = false;
+        let was_listening = std::mem::replace(&mut self.is_listening, false) || matches!(self.source, Source::None);
         // Waiting is no new failure, or a worker that comes by often would wait for ever.
         if self.backlog.is_empty() && self.may_receive().map_err(PortError::from)? {
+            self.is_listening = true;
             is_news = match self.receive() {
-                Ok(is_news) => is_news,
+                Ok(is_fresh) => is_fresh && was_listening,
                 Err(error) => {
                     self.source = Source::None;
                     return Err(self.pace.failed(error));

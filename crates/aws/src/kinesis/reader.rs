@@ -156,7 +156,9 @@ pub(super) fn behind_ms(known: Option<u64>, is_news: bool) -> Option<u64> {
 }
 
 /// Whether records of `shard` after `after` may be gone. A shard that began after the trim horizon lost none: so the
-/// children of a split, which nobody has read yet, cost one listing of shards and not one of everything delivered.
+/// children of a split, which nobody has read yet, cost one listing of shards and not one of everything delivered. (If a
+/// stream's retention was made longer since, its horizon may lie before what the shorter one took; that matters only to a
+/// shard that lost its checkpoint at that time.)
 pub(super) fn may_lack_after<R: ShardReader>(
     api: &dyn KinesisApi,
     shard: ShardId,

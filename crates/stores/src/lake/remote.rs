@@ -164,7 +164,8 @@ impl RemoteStore {
                 let page = client.list_paginated(Some(&start), options).await?;
                 all.folders.extend(page.result.common_prefixes);
                 all.objects.extend(page.result.objects);
-                page_token = page.page_token;
+                // Some services tell an empty token on the last page.
+                page_token = page.page_token.filter(|token| !token.is_empty());
                 if page_token.is_none() {
                     return Ok(all);
                 }
@@ -346,7 +347,9 @@ impl ObjectStore for RemoteStore {
 
     fn folders(&self, prefix: &str) -> Result<Vec<String>, LakeError> {
         let listed = self.listed(self.folder_key(prefix)?, Depth::One, prefix)?;
-        let names = listed.folders.iter().filter_map(RemotePath::filename);
+        // As of objects: what is no object path was not written here.
+        let names =
+            listed.folders.iter().filter_map(RemotePath::filename).filter(|name| ObjectPath::new(*name).is_ok());
         let mut names: Vec<String> = names.map(str::to_owned).collect();
         names.sort_unstable();
         Ok(names)

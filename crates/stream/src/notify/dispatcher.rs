@@ -3,8 +3,9 @@
 //! [`Dispatcher::step`] does one small thing and says what to wait for; a thread, a function or a simulation drives it.
 //! It walks the outbox in order of due times, so what is decided does not depend on when events were read. A notice that
 //! cannot be decided yet (its shard is not read far enough, it is quiet, its next attempt is not due) holds back the
-//! later ones of its owner, and of nobody else. A walk ends with what was due when it began, however much that is, so
-//! that what waits for another attempt gets its turn; it keeps eight bytes for each owner who is held back.
+//! later ones of its owner, and of nobody else. A walk ends with what was due when it began, however much of that has to
+//! wait, or with the last of so many that it finished, so that what waits for another attempt gets its turn. It keeps
+//! eight bytes for each owner who is held back.
 //!
 //! A crash between sending and finishing sends again, under the same id. When the outbox or the histories fail in a way
 //! that may pass, the dispatcher keeps what it holds, never sends a second time for it, and the next step tries again.
@@ -36,6 +37,8 @@ use crate::shared::Shared;
 
 /// Notices read at once.
 const PAGE: usize = 64;
+/// Notices finished in one walk: those that wait for another attempt wait no longer than these take.
+const FINISHED_MAX: usize = 4096;
 /// Longest wait of an idle dispatcher, in milliseconds.
 const IDLE_LONGEST_MS: u64 = 1000;
 /// When to look again at a notice whose moment is not read yet, in milliseconds.
@@ -85,6 +88,8 @@ pub enum DispatchStep {
     Idle {
         /// Milliseconds.
         wait_ms: u64,
+        /// More is due already, which this walk did not look at.
+        is_more: bool,
     },
     /// Something fails for now; step again after so many milliseconds.
     Stalled {
@@ -131,6 +136,8 @@ pub struct Dispatcher {
     began_ms: Option<i64>,
     /// How far it is.
     after: Option<Place>,
+    /// What it finished.
+    finished: usize,
     /// Owners with a notice that has to wait, so that their later ones do not overtake it, by hash: two of one hash wait
     /// for each other until the next walk.
     held_back: HashSet<u64>,
@@ -171,6 +178,7 @@ impl Dispatcher {
             page: VecDeque::new(),
             began_ms: None,
             after: None,
+            finished: 0,
             held_back: HashSet::new(),
             wake_ms: None,
             waiting_since_ms: None,
@@ -211,7 +219,7 @@ impl Dispatcher {
     }
 
     fn end_walk(&mut self) {
-        (self.began_ms, self.after) = (None, None);
+        (self.began_ms, self.after, self.finished) = (None, None, 0);
         (self.wake_ms, self.waiting_since_ms) = (None, None);
         self.held_back.clear();
     }
@@ -221,6 +229,9 @@ impl Dispatcher {
         let now_ms = self.parts.shared.clock.now_ms();
         if self.page.is_empty() {
             let began_ms = *self.began_ms.get_or_insert(now_ms);
+            if self.finished >= FINISHED_MAX {
+                return self.rest(began_ms, now_ms);
+            }
             let page = self.parts.outbox.due(began_ms, self.after, PAGE)?;
             if self.after.is_none() {
                 // In order of due times: the first has waited longest.
@@ -280,12 +291,14 @@ impl Dispatcher {
             self.parts.outbox.trim(now_ms)?;
             self.trimmed_ms = Some(now_ms);
         }
-        let next_ms = earlier(self.parts.outbox.next_due(began_ms)?, self.wake_ms);
+        let due_ms = self.parts.outbox.next_due(began_ms)?;
+        let is_more = self.finished >= FINISHED_MAX || due_ms.is_some_and(|due_ms| due_ms <= now_ms);
+        let next_ms = if is_more { Some(now_ms) } else { earlier(due_ms, self.wake_ms) };
         self.parts.shared.note_waiting(self.waiting_since_ms);
         self.end_walk();
         let wait_ms = next_ms.map_or(IDLE_LONGEST_MS, |next_ms| next_ms.saturating_sub(now_ms).max(0) as u64);
         let shortest_ms = self.parts.idle_shortest_ms.min(IDLE_LONGEST_MS);
-        Ok(DispatchStep::Idle { wait_ms: wait_ms.clamp(shortest_ms, IDLE_LONGEST_MS) })
+        Ok(DispatchStep::Idle { wait_ms: wait_ms.clamp(shortest_ms, IDLE_LONGEST_MS), is_more })
     }
 
     /// When to look at a notice again that has to wait; `None` if it is to be decided now.
@@ -439,6 +452,8 @@ impl Dispatcher {
         });
         if let Some((notice, _)) = self.closing.take().filter(|_| is_retry) {
             self.hold_back(&notice, Some(notice.not_before_ms));
+        } else {
+            self.finished += 1;
         }
         Ok(DispatchStep::Worked)
     }

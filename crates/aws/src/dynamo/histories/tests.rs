@@ -514,6 +514,36 @@ fn the_outbox_keeps_its_promises_on_bad_days_too() {
     }
 }
 
+#[test]
+fn a_walk_over_more_than_it_keeps_shows_everything_and_reads_again_only_what_it_did_not_keep() {
+    use anabranch_stream::notify::Outbox as _;
+    let (api, state) = world_with_outbox(1);
+    let (types, nothing) = (types(), HashMap::new());
+    let all: Vec<_> =
+        (0..4500).map(|i| anabranch_stream::testing::notice(i, NOW_MS + (i as i64 * 7919) % 4500, "u")).collect();
+    state.commit(Commit { notices: &all, ..cut(&nothing, &types, 10) }).unwrap();
+    let (mut after, mut met) = (None, Vec::new());
+    let mut gets = api.usage().gets;
+    loop {
+        let page = state.due(NOW_MS + 10_000, after, 64).unwrap();
+        let Some(last) = page.last() else { break };
+        after = Some(last.place());
+        met.extend(page);
+        if met.len() <= 4096 {
+            assert_eq!(api.usage().gets, gets, "what was scanned is not read again");
+        }
+        if met.len() == 4096 {
+            // Of the rest one is finished meanwhile.
+            let late = all.iter().max_by_key(|notice| notice.place()).unwrap();
+            state.finish(late, NOW_MS + 1_000_000, None).unwrap();
+            gets = api.usage().gets;
+        }
+    }
+    assert!(api.usage().gets > gets);
+    assert!(met.is_sorted_by_key(anabranch_stream::notify::Notice::place));
+    assert_eq!(met.len(), 4499);
+}
+
 /// A crash between notices and histories: the cut is committed again, and what was sent meanwhile stays sent.
 #[test]
 fn notices_come_before_histories_and_a_second_commit_doubles_none() {

@@ -199,6 +199,26 @@ fn an_event_that_lay_ready_does_not_say_that_nothing_is_there_now() {
 }
 
 #[test]
+fn an_event_that_came_while_records_were_handed_out_is_no_word_of_now() {
+    let mut world = World::new(1);
+    let mut reader = MAKE(&world, SHARD, 1);
+    let (mut after, mut told) = (Position::START, 0);
+    for _ in 0..50 {
+        (0..3).for_each(|_| world.put(Put::Plain));
+        let mut handed_out = 0;
+        while handed_out < 3 {
+            world.clock.advance_ms(100);
+            if let Some(record) = reader.read_after(after, 1, 1).unwrap().records.first() {
+                (after, handed_out) = (record.position, handed_out + 1);
+            }
+        }
+        assert!(!reader.read_after(after, 1, 1).unwrap().is_caught_up(), "nobody listened in the call before");
+        told += usize::from((0..10).any(|_| reader.read_after(after, 1, 1).unwrap().is_caught_up()));
+    }
+    assert!(told > 40, "it is told soon: {told}");
+}
+
+#[test]
 fn a_subscription_that_nobody_listened_to_is_not_believed() {
     let world = World::new(1);
     let mut reader = MAKE(&world, SHARD, 1);

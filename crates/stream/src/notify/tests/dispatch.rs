@@ -73,7 +73,7 @@ impl World {
         loop {
             match self.dispatcher.step().unwrap() {
                 DispatchStep::Worked => {}
-                DispatchStep::Idle { wait_ms } => return wait_ms,
+                DispatchStep::Idle { wait_ms, .. } => return wait_ms,
                 DispatchStep::Stalled { .. } => panic!("nothing fails here"),
             }
         }
@@ -314,6 +314,40 @@ fn however_many_wait_they_hold_back_nobody_else() {
     world.put("ada", "i1", "purchase");
     assert_eq!(world.after_minutes(0), 1);
     assert_eq!(world.state.waiting(), 5000);
+}
+
+fn until_idle(world: &mut World) -> bool {
+    loop {
+        if let DispatchStep::Idle { is_more, .. } = world.dispatcher.step().unwrap() {
+            return is_more;
+        }
+    }
+}
+
+#[test]
+fn a_walk_ends_with_what_was_due_when_it_began_and_says_that_more_is() {
+    let mut world = World::new(settings("r", abandoned_cart()));
+    for user in ["ada", "bob"] {
+        world.put(user, "i1", "cart");
+        world.clock.advance_ms(MINUTE_MS);
+    }
+    world.clock.advance_ms(28 * MINUTE_MS);
+    world.read();
+    assert_eq!(world.dispatcher.step().unwrap(), DispatchStep::Worked);
+    world.clock.advance_ms(MINUTE_MS);
+    world.read();
+    assert_eq!((until_idle(&mut world), world.channel.arrived().len()), (true, 1));
+    assert_eq!((until_idle(&mut world), world.channel.arrived().len()), (false, 2));
+}
+
+#[test]
+fn a_walk_that_finished_thousands_gives_those_that_wait_their_turn() {
+    let mut world = World::new(settings("r", bought()));
+    let notice = |i: u128| testing::notice(i, NOW_MS - 5000 + i as i64, &format!("u{i}"));
+    let gone: Vec<_> = (0..4200).map(|i| Notice { rule: "gone".to_owned(), ..notice(i) }).collect();
+    world.state.join(&HashMap::new(), &gone, &testing::types()).unwrap();
+    assert_eq!((until_idle(&mut world), world.state.waiting() < 105), (true, true));
+    assert_eq!((until_idle(&mut world), world.state.waiting()), (false, 0));
 }
 
 #[test]

@@ -134,7 +134,7 @@ fn send(world: &mut World, plan: &Plan, chance: &mut Chance<'_>) {
             crashes += 1;
             world.restart_dispatcher();
         }
-        if let DispatchStep::Idle { wait_ms } = world.dispatcher.step().unwrap() {
+        if let DispatchStep::Idle { wait_ms, .. } = world.dispatcher.step().unwrap() {
             world.state.faults.end();
             // A fault that met no attempt is over, or those of a whole night would meet in the morning.
             world.channel.end_script();
