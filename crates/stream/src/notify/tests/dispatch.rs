@@ -346,6 +346,8 @@ fn a_walk_that_finished_thousands_gives_those_that_wait_their_turn() {
     let notice = |i: u128| testing::notice(i, NOW_MS - 5000 + i as i64, &format!("u{i}"));
     let gone: Vec<_> = (0..4200).map(|i| Notice { rule: "gone".to_owned(), ..notice(i) }).collect();
     world.state.join(&HashMap::new(), &gone, &testing::types()).unwrap();
+    world.clock.advance_ms(MINUTE_MS);
+    world.read();
     assert_eq!((until_idle(&mut world), world.state.waiting() < 105), (true, true));
     assert_eq!((until_idle(&mut world), world.state.waiting()), (false, 0));
 }
