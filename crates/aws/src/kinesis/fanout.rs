@@ -59,7 +59,7 @@ pub struct FanOutReader {
     heard: Moment,
     /// When it was listened to last.
     listened: Moment,
-    /// The call before listened, too, and was not answered from what came before.
+    /// The call before listened, and was not answered from the backlog.
     is_listening: bool,
 }
 
