@@ -25,7 +25,7 @@ export PYO3_BUILD_EXTENSION_MODULE := 1
 export ANABRANCH_TEST_DATA ?= $(abspath ../shared/data)
 NEXTEST := $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo yes)
 
-.PHONY: help check test test-rust test-python bench sim fuzz soak scale demo build lambda wheel package e2e tools clean
+.PHONY: help check test test-rust test-python test-computing test-watching bench sim fuzz soak scale demo build lambda wheel package e2e tools clean
 
 help:
 	@sed -n '2,13s/^# *//p' Makefile
@@ -78,8 +78,16 @@ wheel: build $(VENV)/.done
 		--interpreter $(VENV)/bin/python --compatibility linux --out $(TARGET)/wheels --quiet
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --force-reinstall $(TARGET)/wheels/anabranch-*.whl
 
+# Two at a time: those of the nightly job, the wheel and Terraform compute, the others wait most of their time for what they watch.
+COMPUTING := $(wildcard tests/test_glue_job.py tests/test_terraform.py tests/test_vectors*.py tests/test_wheel*.py tests/test_zips.py)
 test-python: wheel $(VENV)/.checkov
-	$(VENV)/bin/python -m pytest -q -rs --ignore=tests/e2e tests
+	$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target test-computing test-watching
+
+test-computing:
+	$(VENV)/bin/python -m pytest -q -rs $(COMPUTING)
+
+test-watching:
+	$(VENV)/bin/python -m pytest -q -rs $(filter-out $(COMPUTING),$(wildcard tests/test_*.py))
 
 e2e: wheel
 	$(VENV)/bin/python -m pytest -q -rs tests/e2e
